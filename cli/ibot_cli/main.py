@@ -1,0 +1,61 @@
+"""The `ibot` app, and the one place where an error becomes a message."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import ibot_hub
+from ibot_cli import doctor, extract, models
+from ibot_hub.errors import IBotError
+
+
+class _Desk(TyperGroup):
+    """Runs a command; what the user can put right is told in one line, anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IBotError as error:
+            print(f"ibot: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            print(" ".join(["\nibot: interrupted.", *getattr(interrupt, "__notes__", [])]), file=sys.stderr)
+            raise typer.Exit(130) from interrupt
+
+
+app = typer.Typer(
+    cls=_Desk,
+    name="ibot",
+    help="Strong self-supervised vision features (iBOT, ICLR 2022), and what is in them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("models")(models.models)
+app.command("info")(models.info)
+app.command("extract-features")(extract.extract_features)
+app.command("doctor")(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ibot-hub {ibot_hub.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The entry of the `ibot` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A name, a file or a folder -> a model ready to use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ibot_hub import hub, weights
+from ibot_hub.backbones import arch_name, build_backbone, build_head
+from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, info, list_models
+from ibot_hub.errors import UsageError
+from ibot_hub.images import ImageTransform
+from ibot_hub.model import Card, Model
+from ibot_hub.swin import NATIVE_SIZE, Swin
+
+NETWORKS = ("teacher", "student")
+
+
+def load(
+    name: str | Path,
+    network: str | None = None,
+    head: bool | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Model:
+    """The model of that name, in eval mode, with every weight checked.
+
+    Args:
+        name: a name of the catalogue (`list_models`), a file, a folder, or "hf-hub:org/name" (a revision behind an @).
+            A name of the catalogue goes before a file of the same name; write "./vit_s16" for the file.
+        network: "teacher", "student", or None: what the catalogue says, else the teacher; `model.card.network` shows it.
+        head: True: fetch what holds the projection head; False: the backbone alone; None: take it where the file at hand has it.
+        device: default the CPU.
+        dtype: "float32" (default), "bfloat16", "float16" or torch's own.
+
+    Raises:
+        UnknownModelError: no such name; DownloadError: it cannot be fetched; WeightsError: it is not what it should be.
+    """
+    if network not in (None, *NETWORKS):
+        raise UsageError(f"There is no network {network!r}; say teacher or student.")
+    found = _find(str(name), network, head)
+    tensors = weights.read(found.path, found.network, head, check_finite=not found.checked)
+    backbone = build_backbone(tensors, found.path)
+    projection = build_head(tensors, backbone, found.path)
+    origin = tensors.origin
+    entry = found.entry
+    transform = ImageTransform(
+        size=NATIVE_SIZE if isinstance(backbone, Swin) else backbone.patch_embed.img_size[0],
+        patch=backbone.patch,
+        mean=origin.mean or (entry.mean if entry else IMAGENET_MEAN),
+        std=origin.std or (entry.std if entry else IMAGENET_STD),
+    )
+    stated = origin.network or (entry.network if entry else None)
+    card = Card(str(name), arch_name(backbone), stated, found.verified, entry.licence if entry else "")
+    model = Model(backbone, projection, tensors.mask_token, transform, card)
+    return model.to(device=device, dtype=_dtype(dtype)).eval()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a name leads."""
+
+    path: Path
+    network: str | None  # to be read from that path
+    entry: Checkpoint | None = None
+    checked: bool = False  # hashed and looked through when it entered the cache
+    verified: bool | None = None
+
+
+def _find(name: str, network: str | None, head: bool | None) -> _Found:
+    if name.startswith("hf-hub:"):
+        repository, _, revision = name.removeprefix("hf-hub:").partition("@")
+        return _Found(hub.fetch_repository(repository, revision or None), network)
+    if name not in list_models() and Path(name).exists():
+        return _Found(Path(name), network)
+    entry = info(name)
+    path = hub.fetch(entry, network=network, head=head)
+    if entry.repository:
+        if network not in (None, entry.network):
+            raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
+        return _Found(path, None, entry)
+    record = hub.read_record(path)
+    return _Found(path, network, entry, checked=True, verified=record.verified if record else None)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.float32
+    if dtype not in known:
+        raise UsageError(f"There is no dtype {dtype!r}; say {', '.join(known)}.")
+    return known[dtype]

@@ -1,0 +1,100 @@
+"""timm's ViT with iBOT's position table, masks and answer."""
+
+from functools import partial
+from typing import Self
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ibot_hub.tokens import Tokens
+
+
+class ViT(VisionTransformer):
+    """A timm `VisionTransformer`, key for key, whose forward answers `Tokens` and takes images of any size.
+
+    Args:
+        img_size: side in pixels of the square images that the position table was made for.
+        patch_size: side of a patch in pixels.
+        embed_dim, depth, num_heads, mlp_ratio: shape of the transformer.
+        eps: of every LayerNorm; iBOT's is 1e-6.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+    """
+
+    def __init__(
+        self, *, img_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0,
+        eps: float = 1e-6, drop_path_rate: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+            num_classes=0, dynamic_img_size=True, norm_layer=partial(nn.LayerNorm, eps=eps), drop_path_rate=drop_path_rate,
+        )  # fmt: skip
+        self.patch = patch_size  # pixels from one token to the next
+
+    def embed(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> tuple[Tensor, int, int]:
+        """The tokens that enter the first block.
+
+        Args:
+            images: normalised, [B, 3, height, width]; what does not fill a patch at the right and bottom is cut.
+            mask: bool [B, H, W], True where a patch is hidden: `mask_token` [1, D] takes the place of its embedding, before
+                [CLS] and positions are added (official implementation, and section 3.1 of the paper).
+
+        Returns:
+            tokens [B, 1 + H*W, D], and H, W.
+        """
+        patches: Tensor = self.patch_embed.proj(images)  # [B, D, H, W]
+        height, width = patches.shape[-2:]
+        if mask is not None:
+            if mask_token is None:
+                raise ValueError("a mask needs the student's mask token")
+            patches = torch.where(mask[:, None], mask_token.to(patches.dtype)[:, :, None, None], patches)
+        tokens = patches.flatten(2).transpose(1, 2)  # [B, H*W, D]
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        pixels_square = images.shape[-2] == images.shape[-1]
+        return tokens + positions(self.pos_embed, height, width, unchanged=pixels_square).to(tokens.dtype), height, width
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tokens:
+        """Normalised images [B, 3, height, width] -> final-norm tokens; mask as in `embed`."""
+        tokens, height, width = self.embed(x, mask, mask_token)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self._answer(tokens, height, width)
+
+    def last_layers(self, x: Tensor, count: int) -> list[Tokens]:
+        """The outputs of the last `count` blocks, oldest first, each after the final norm (linear probing, Table 1)."""
+        tokens, height, width = self.embed(x)
+        answers = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens)
+            if index >= len(self.blocks) - count:
+                answers.append(self._answer(tokens, height, width))
+        return answers
+
+    def _answer(self, tokens: Tensor, height: int, width: int) -> Tokens:
+        normed = self.norm(tokens)
+        return Tokens(normed[:, 0], normed[:, 1:].unflatten(1, (height, width)))
+
+    @classmethod
+    def on_meta(cls, **shape: float) -> Self:
+        """The network without memory for its weights, to be given them by `load_state_dict(..., assign=True)`."""
+        with torch.device("meta"):
+            return cls(**shape)  # type: ignore[arg-type]
+
+
+def positions(table: Tensor, height: int, width: int, *, unchanged: bool) -> Tensor:
+    """The position table [1, 1 + n*n, D] for a grid of height x width patches, as the official code computes it.
+
+    The table stays as it is when the number of patches is its own and the image is square in pixels (`unchanged`). Else it
+    is interpolated (bicubic, half-pixel centres, no antialias) with the scale factors (height + 0.1) / n and
+    (width + 0.1) / n: given as factors, not as a size, they also set the sampling step, so other libraries' size-based
+    tables differ.
+    """
+    count = table.shape[1] - 1
+    if unchanged and height * width == count:
+        return table
+    side = int(count**0.5)
+    grid = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, n, n]
+    scale = ((height + 0.1) / side, (width + 0.1) / side)
+    grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+    return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)

@@ -1,0 +1,97 @@
+"""Attention rows equal the full softmax, and cost no more memory than a forward pass."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ibot_hub.attention import cls_attention
+from ibot_hub.errors import UsageError
+from ibot_hub.swin import Swin
+from ibot_hub.vit import ViT
+
+# a fresh process, because the high-water mark of memory never sinks
+MEASURE = """
+import sys, torch
+from ibot_hub.attention import cls_attention
+from ibot_hub.vit import ViT
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+model = ViT(img_size=224, patch_size=16, embed_dim=192, depth=4, num_heads=3).eval()
+images = torch.randn(1, 3, 1024, 1024)
+with torch.no_grad():
+    model(images[..., :64, :64])  # what the first call of a kernel costs is not the question
+    before = peak()
+    model(images) if sys.argv[1] == "forward" else cls_attention(model, images, range(4))
+print(peak() - before)
+"""
+
+
+def small_vit() -> ViT:
+    torch.manual_seed(0)
+    model = ViT(img_size=224, patch_size=16, embed_dim=192, depth=3, num_heads=3).eval()
+    for block in model.blocks:  # sharp attention, so that an error in it would show
+        nn.init.normal_(block.attn.qkv.weight, std=0.1)
+    return model
+
+
+def full_softmax_rows(model: ViT, images: Tensor) -> list[Tensor]:
+    """[B, heads, N] a block, from the whole N x N matrix."""
+    tokens, _, _ = model.embed(images)
+    rows = []
+    for block in model.blocks:
+        query, key, _ = block.attn.qkv(block.norm1(tokens)).unflatten(2, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        rows.append(torch.softmax(query @ key.transpose(-2, -1) * block.attn.scale, dim=-1)[:, :, 0, 1:])
+        tokens = block(tokens)
+    return rows
+
+
+@pytest.mark.parametrize("size", [224, 1024])
+@torch.no_grad()
+def test_equals_the_full_softmax_row(size: int) -> None:
+    model = small_vit()
+    assert all(block.attn.fused_attn for block in model.blocks)
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    ours = cls_attention(model, images, (0, 1, 2))
+    for row, expected in zip(ours, full_softmax_rows(model, images), strict=True):
+        assert row.shape == (1, 3, size // 16, size // 16)
+        assert (row.flatten(2) - expected).abs().max().item() <= 1e-6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux's")
+def test_peak_memory_is_that_of_a_forward_pass() -> None:
+    forward, attention = (
+        int(subprocess.run([sys.executable, "-c", MEASURE, what], capture_output=True, text=True, check=True).stdout)
+        for what in ("forward", "attention")
+    )
+    assert attention < 1.2 * forward
+
+
+@torch.no_grad()
+def test_layers_come_in_the_order_asked() -> None:
+    model = small_vit()
+    images = torch.randn(2, 3, 64, 96)
+    last, first, again = cls_attention(model, images, (-1, 0, 2))
+    assert torch.equal(last, again)
+    assert not torch.equal(last, first)
+    assert last.shape == (2, 3, 4, 6)
+
+
+def test_gradients_flow() -> None:
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    cls_attention(small_vit(), images, (-1,))[0].max().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_what_does_not_exist_is_refused() -> None:
+    images = torch.randn(1, 3, 64, 64)
+    with pytest.raises(UsageError, match="Layer 3 does not exist; this model has 3 blocks"):
+        cls_attention(small_vit(), images, (3,))
+    swin = Swin(patch_size=4, window_size=7, embed_dim=16, depths=(2, 2), num_heads=(1, 2))
+    with pytest.raises(UsageError, match="no \\[CLS\\]"):
+        cls_attention(swin, images, (-1,))
