@@ -1,5 +1,6 @@
 """A state dict in timm's names -> the backbone it belongs to, its architecture read off the tensors' shapes."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def build_backbone(weights: Weights, path: Path) -> Backbone:
             backbone = _swin_like(tensors)
         else:
             raise WeightsError(f"{path} holds neither a ViT (`pos_embed`) nor a Swin (`layers.0...`); first tensors: {_some(tensors)}.")
-    except (KeyError, ValueError, AssertionError) as error:
+    except (LookupError, ValueError, AssertionError, ArithmeticError) as error:
         raise WeightsError(f"{path} is no whole backbone: its architecture cannot be read off its tensors ({error}).") from error
     load_strictly(backbone, tensors, path, "backbone")
     return backbone
@@ -45,7 +46,7 @@ def build_head(weights: Weights, backbone: Backbone, path: Path) -> Head | None:
         return None
     try:
         head = head_like(weights.head)
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         raise WeightsError(f"{path} holds no whole projection head ({error}); load it with head=False for the backbone alone.") from error
     load_strictly(head, weights.head, path, "projection head")
     if head.mlp[0].in_features != backbone.num_features:
@@ -89,7 +90,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
 def _vit_like(tensors: Mapping[str, Tensor], origin: Origin) -> ViT:
     _, count, dim = tensors["pos_embed"].shape
     patch = tensors["patch_embed.proj.weight"].shape[-1]
-    side = round((count - 1) ** 0.5)
+    side = math.isqrt(count - 1)
     if side * side != count - 1:
         raise ValueError(f"a position table of {count - 1} patches is not square")
     if origin.heads is None and dim % _HEAD_DIM:

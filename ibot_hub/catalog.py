@@ -95,7 +95,7 @@ _UNKNOWN_EPOCHS = "The paper does not give the epochs of this run."
 CATALOG: tuple[Checkpoint, ...] = (
     _official("vit_s16", "vits_16", "ViT-S/16", (87, 469), epochs=800, metrics=_accuracy(75.2, 77.9, 82.3)),
     _official("swin_t7", "swint_7", "Swin-T/7", (110, 575), epochs=300, metrics=_accuracy(75.3, 78.6)),
-    _official("swin_t14", "swint_14", "Swin-T/14", (111, 576), epochs=300, metrics=_accuracy(76.2, 79.3)),
+    _official("swin_t14", "swint_14", "Swin-T/14", (113, 582), epochs=300, metrics=_accuracy(76.2, 79.3)),
     _official(
         "vit_b16", "vitb_16", "ViT-B/16", (343, 1507), epochs=400, metrics=_accuracy(77.1, 79.5, 84.0),
         sha256={"checkpoint_teacher.pth": "734b9c49f46cd330d740f6c35d6a83517aab770a3efd86d7f1175ced582c9b7f"},
@@ -122,7 +122,7 @@ CATALOG: tuple[Checkpoint, ...] = (
         metrics=_accuracy(72.9, 82.3, 86.6), notes="The published numbers are the student's; fine-tuned at 256 px (384: 87.5, 512: 87.8).",
     ),
     _official(
-        "vit_s16_k1000", "vits_16_out_dim_1000", "ViT-S/16", (87, 384), backbone=None, masks=None, patterns=1000,
+        "vit_s16_k1000", "vits_16_out_dim_1000", "ViT-S/16", (87, 439), backbone=None, masks=None, patterns=1000,
         notes="For unsupervised classification (Table 5); published as a full checkpoint only.",
     ),
     Checkpoint(

@@ -48,7 +48,7 @@ def cpu_multiplies_bfloat16() -> bool:
     return any(test() for test in tests if test)
 
 
-def measure_products(device: torch.device, seconds: float = 0.2, side: int = 1024) -> dict[str, float]:
+def measure_products(device: torch.device, seconds: float = 0.2, side: int = 512) -> dict[str, float]:
     """GFLOP/s of square matrix products in each precision, measured now for about `seconds` each."""
     rates = {}
     for name, dtype in DTYPES.items():

@@ -1,13 +1,10 @@
 """name -> file: what the catalogue names is downloaded once, checked, converted to safetensors, and kept in the cache."""
 
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import platformdirs
@@ -19,21 +16,9 @@ from ibot_hub import weights
 from ibot_hub.catalog import Checkpoint
 from ibot_hub.download import download, megabytes
 from ibot_hub.errors import DownloadError, WeightsError
+from ibot_hub.record import Record, check_unchanged, read_record, record_file, sha256, table_sha256, write_json
 
 REPOSITORY_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")  # never a pickle
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where a file of the cache comes from and what it looked like on entry; it lies beside the file as JSON."""
-
-    url: str  # or the path in a mirror that is a folder
-    original_sha256: str  # of the file as it was published
-    verified: bool  # the catalogue knows the digest; else it was recorded at first use
-    sha256: str  # of the file in the cache
-    size: int  # bytes
-    modified: int  # ns since the epoch
-    table_sha256: str  # of the tensor table: names, dtypes, shapes and offsets
 
 
 def cache_folder() -> Path:
@@ -87,29 +72,9 @@ def cached_file(checkpoint: Checkpoint, *, network: str | None = None, head: boo
         path = cache_folder() / checkpoint.name / f"{stem}.safetensors"
         record = read_record(path)
         if record and path.exists():
-            _check_unchanged(path, record)
+            check_unchanged(path, record)
             return path
     return None
-
-
-def read_record(path: Path) -> Record | None:
-    """What was recorded when `path` entered the cache; None for a file that is not of the cache.
-
-    Raises:
-        WeightsError: the record is damaged.
-    """
-    try:
-        return Record(**json.loads(_record_file(path).read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{_record_file(path)} is damaged; remove it, and {path.name} is fetched anew.") from error
-
-
-def sha256(path: Path) -> str:
-    """The digest of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
@@ -219,10 +184,10 @@ def _convert(
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     status = temporary.stat()
-    record = Record(url, digest, verified, sha256(temporary), status.st_size, status.st_mtime_ns, _table_sha256(temporary))
+    record = Record(url, digest, verified, sha256(temporary), status.st_size, status.st_mtime_ns, table_sha256(temporary))
     if not verified:
         _remember_digest(checkpoint, file, digest)
-    _write_json(_record_file(path), asdict(record))  # first: a file without its record does not count as cached
+    write_json(record_file(path), asdict(record))  # first: a file without its record does not count as cached
     temporary.replace(path)
     return path
 
@@ -241,31 +206,6 @@ def _check_digest(checkpoint: Checkpoint, original: Path, file: str) -> tuple[st
     return digest, published is not None
 
 
-def _check_unchanged(path: Path, record: Record) -> None:
-    status = path.stat()
-    if status.st_size != record.size:
-        change = f"it has {status.st_size:,} bytes, not {record.size:,}"
-    elif status.st_mtime_ns != record.modified:
-        change = "it was written to"
-    elif _table_sha256(path) != record.table_sha256:
-        change = "its tensor table is another"
-    else:
-        return
-    raise WeightsError(f"{path} was changed since it came into the cache: {change}; remove it, and it is fetched anew.")
-
-
-def _table_sha256(path: Path) -> str:
-    """The digest of a safetensors file's header: eight bytes that say how long the table is, then the table."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = min(int.from_bytes(start, "little"), path.stat().st_size)  # a damaged length may be any number
-        return hashlib.sha256(start + file.read(length)).hexdigest()
-
-
-def _record_file(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
 def _digests_file(checkpoint: Checkpoint) -> Path:
     return cache_folder() / "digests" / f"{checkpoint.name}.json"  # not beside the weights: it outlives them
 
@@ -277,10 +217,4 @@ def _remembered_digests(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _remember_digest(checkpoint: Checkpoint, file: str, digest: str) -> None:
     _digests_file(checkpoint).parent.mkdir(exist_ok=True)
-    _write_json(_digests_file(checkpoint), _remembered_digests(checkpoint) | {file: digest})
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)
+    write_json(_digests_file(checkpoint), _remembered_digests(checkpoint) | {file: digest})

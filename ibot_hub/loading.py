@@ -1,5 +1,6 @@
 """A name, a file or a folder -> a model ready to use."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import torch
 from ibot_hub import hub, weights
 from ibot_hub.backbones import arch_name, build_backbone, build_head
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, info, list_models
+from ibot_hub.devices import DTYPES
 from ibot_hub.errors import UsageError
 from ibot_hub.images import ImageTransform
 from ibot_hub.model import Card, Model
+from ibot_hub.record import read_record
 from ibot_hub.swin import NATIVE_SIZE, Swin
 
 NETWORKS = ("teacher", "student")
@@ -27,7 +30,7 @@ def load(
 
     Args:
         name: a name of the catalogue (`list_models`), a file, a folder, or "hf-hub:org/name" (a revision behind an @).
-            A name of the catalogue goes before a file of the same name; write "./vit_s16" for the file.
+            A name of the catalogue goes before a file of the same name; write "./vit_s16" or Path("vit_s16") for the file.
         network: "teacher", "student", or None: what the catalogue says, else the teacher; `model.card.network` shows it.
         head: True: fetch what holds the projection head; False: the backbone alone; None: take it where the file at hand has it.
         device: default the CPU.
@@ -38,7 +41,7 @@ def load(
     """
     if network not in (None, *NETWORKS):
         raise UsageError(f"There is no network {network!r}; say teacher or student.")
-    found = _find(str(name), network, head)
+    found = _find(name, network, head)
     tensors = weights.read(found.path, found.network, head, check_finite=not found.checked)
     backbone = build_backbone(tensors, found.path)
     projection = build_head(tensors, backbone, found.path)
@@ -67,11 +70,14 @@ class _Found:
     verified: bool | None = None
 
 
-def _find(name: str, network: str | None, head: bool | None) -> _Found:
+def _find(name: str | Path, network: str | None, head: bool | None) -> _Found:
+    if isinstance(name, Path):
+        return _Found(name, network)
     if name.startswith("hf-hub:"):
         repository, _, revision = name.removeprefix("hf-hub:").partition("@")
         return _Found(hub.fetch_repository(repository, revision or None), network)
-    if name not in list_models() and Path(name).exists():
+    # what has a slash can only be a path, also where nothing is there
+    if name not in list_models() and (os.sep in name or Path(name).exists()):
         return _Found(Path(name), network)
     entry = info(name)
     path = hub.fetch(entry, network=network, head=head)
@@ -79,16 +85,15 @@ def _find(name: str, network: str | None, head: bool | None) -> _Found:
         if network not in (None, entry.network):
             raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
         return _Found(path, None, entry)
-    record = hub.read_record(path)
+    record = read_record(path)
     return _Found(path, network, entry, checked=True, verified=record.verified if record else None)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is None:
         return torch.float32
-    if dtype not in known:
-        raise UsageError(f"There is no dtype {dtype!r}; say {', '.join(known)}.")
-    return known[dtype]
+    if dtype not in DTYPES:
+        raise UsageError(f"A model cannot have the dtype {dtype!r}; say {', '.join(DTYPES)}.")
+    return DTYPES[dtype]

@@ -23,10 +23,10 @@ _PARAMETRISED = {"parametrizations.weight.original0": "weight_g", "parametrizati
 
 
 def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A transformers `ViTModel` state dict in timm's names: query, key and value joined, the unused pooler left out."""
+    """A transformers `ViTModel` state dict in timm's names: query, key and value joined, pooler and classifier left out."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name.removeprefix("vit.").startswith("pooler."):
+        if name.removeprefix("vit.").startswith(("pooler.", "classifier.")):
             continue
         for pattern, replacement in _TRANSFORMERS_VIT:
             name, count = pattern.subn(replacement, name)
@@ -58,7 +58,7 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Backbone and projection head of one flat state dict, bare names each; a classifier (`head.weight`) is left out.
+    """Backbone and projection head of one flat state dict, bare names each; a classifier of timm is left out.
 
     Takes the prefixes of the official code (`module.`, `backbone.`) and of forks (`encoder.`), legacy and parametrised
     weight norm, and gives `last_layer2` only where it differs from `last_layer` (facts: official checkpoints store both
@@ -75,7 +75,7 @@ def split_head(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
             head[name] = tensor
         else:
             backbone[name.removeprefix("backbone.").removeprefix("encoder.")] = tensor
-    if set(head) <= {"weight", "bias"}:
+    if set(head) <= {"weight", "bias", "fc.weight", "fc.bias"}:  # of timm's ViT, and of its Swin
         head = {}
     for part in ("weight_g", "weight_v"):
         first, second = head.get(f"last_layer.{part}"), head.get(f"last_layer2.{part}")

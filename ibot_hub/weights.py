@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from ibot_hub.errors import WeightsError
 from ibot_hub.naming import from_official, from_transformers, split_head
 
 Triple = tuple[float, float, float]
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,17 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
     Raises:
         WeightsError: the file is missing, damaged, no checkpoint, or does not hold what is asked.
     """
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
-    if path.is_dir():
-        weights = _read_folder(path, network)
-    elif _starts_with(path, b"PK\x03\x04") or _starts_with(path, b"\x80"):
-        weights = _read_pickle(path, network)
-    else:
-        weights = _read_safetensors(path, network, head)
+    try:
+        if not path.exists():
+            raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
+        if path.is_dir():
+            weights = _read_folder(path, network)
+        elif _is_pickle(path):
+            weights = _read_pickle(path, network)
+        else:
+            weights = _read_safetensors(path, network, head)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head and weights.head is None:
         raise WeightsError(f"{path} holds no projection head; the full checkpoint has it (`checkpoint.pth` in the official folders).")
     if head is False:
@@ -79,7 +84,7 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
     if not weights.backbone:
         raise WeightsError(f"{path} holds no backbone: none of its tensors belongs to a ViT or a Swin.")
     if check_finite:
-        _check_finite(path, weights)
+        _check_values(path, weights)
     return weights
 
 
@@ -97,46 +102,37 @@ def _flat(weights: Weights) -> dict[str, Tensor]:
     return flat
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(magic)) == magic
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}.") from error
+def _is_pickle(path: Path) -> bool:
+    """Whether the file starts as those of `torch.save` do; one of safetensors may too, by the length of its header, and then a brace."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith((b"PK\x03\x04", b"\x80\x02")) and not start.endswith(b"{")
 
 
-def _check_finite(path: Path, weights: Weights) -> None:
+def _check_values(path: Path, weights: Weights) -> None:
     for name, tensor in _flat(weights).items():
+        if tensor.dtype not in FLOATS or not tensor.numel():
+            kind = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            raise WeightsError(f"{path}: tensor {name!r} is {kind}; weights are floating-point numbers of 16 bits or more.")
         low, high = torch.aminmax(tensor)  # NaN goes through both
         if not (math.isfinite(low) and math.isfinite(high)):
             raise WeightsError(f"{path}: tensor {name!r} holds NaN or infinite values; the file is damaged or its training diverged.")
 
 
 def _read_pickle(path: Path, network: str | None) -> Weights:
-    zipped = zipfile.is_zipfile(path)
-    if _starts_with(path, b"PK") and not zipped:
-        raise WeightsError(f"{path} is cut off ({path.stat().st_size:,} bytes); fetch it again.")
     try:
         with torch.serialization.safe_globals(_allowed_globals()):
             # a mapped file brings in only the tensors that are taken: of a full checkpoint, a quarter
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "allowed" in str(error):
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
             raise WeightsError(
-                f"{path} is a pickle that wants to run code, which is never done: {_refused_name(error)}; ask for a safetensors file."
+                f"{path} is a pickle that wants to run {refused[1]}, and no pickle is ever run; ask for a safetensors file."
             ) from error
-        raise WeightsError(f"{path} is not a checkpoint, or is cut off; fetch it again.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
-        raise WeightsError(f"{path} is not a checkpoint, or is cut off; fetch it again.") from error
+        raise WeightsError(f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is cut off; fetch it again.") from error
     return _from_containers(path, data, network)
-
-
-def _refused_name(error: Exception) -> str:
-    for line in str(error).splitlines():
-        if "GLOBAL" in line:
-            return line.strip().removeprefix("WeightsUnpickler error: ").split(" was not")[0]
-    return str(error).splitlines()[0][:120]
 
 
 def _from_containers(path: Path, data: object, network: str | None) -> Weights:
@@ -148,14 +144,14 @@ def _from_containers(path: Path, data: object, network: str | None) -> Weights:
         chosen = network or both[0]
         if chosen not in both:
             raise WeightsError(f"{path} holds the {' and the '.join(both)}, not the {chosen}.")
-        return _assemble(path, data[chosen], Origin(chosen, "full"))
+        return _assemble(data[chosen], Origin(chosen, "full"))
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), dict):
-            return _check_network(path, _assemble(path, data[key], Origin(None, key)), network)
-    return _check_network(path, _assemble(path, data, Origin(None, "flat")), network)
+            return _check_network(path, _assemble(data[key], Origin(None, key)), network)
+    return _check_network(path, _assemble(data, Origin(None, "flat")), network)
 
 
-def _assemble(path: Path, state: Mapping[object, object], origin: Origin) -> Weights:
+def _assemble(state: Mapping[Any, object], origin: Origin) -> Weights:
     # an entry that is no tensor (an epoch, say) makes no part of a network; copies let go of the mapped file
     tensors = {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
     backbone, head = split_head(tensors)
@@ -174,20 +170,32 @@ def _check_network(path: Path, weights: Weights, network: str | None) -> Weights
 
 
 def _read_safetensors(path: Path, network: str | None, head: bool | None) -> Weights:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys() if head is not False or not name.startswith("head.")}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a checkpoint, or is damaged: {error}.") from error
+    tensors, metadata = _tensors(path, without_head=head is False)
     if "ibot_hub" not in metadata:
-        return _check_network(path, _assemble(path, tensors, Origin(None, "safetensors")), network)
-    facts = json.loads(metadata["ibot_hub"])
-    for key in ("mean", "std"):
-        facts[key] = tuple(facts[key]) if facts[key] else None
+        return _check_network(path, _assemble(tensors, Origin(None, "safetensors")), network)
     mask_token = tensors.pop("mask_token", None)
     backbone, projection = split_head(tensors)
-    return _check_network(path, Weights(backbone, projection or None, mask_token, Origin(**facts)), network)
+    return _check_network(path, Weights(backbone, projection or None, mask_token, _origin(path, metadata["ibot_hub"])), network)
+
+
+def _tensors(path: Path, *, without_head: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if not (without_head and name.startswith("head."))]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is not a checkpoint, or is damaged: {error}; fetch it again.") from error
+
+
+def _origin(path: Path, text: str) -> Origin:
+    try:
+        facts = json.loads(text)
+        return Origin(**facts | {key: _triple(path, facts[key]) for key in ("mean", "std")})
+    except (ValueError, TypeError, LookupError) as error:
+        raise WeightsError(
+            f"{path}: its metadata `ibot_hub` cannot be read ({text[:60]!r}); the file is damaged, or ibot-hub too old."
+        ) from error
 
 
 def _read_folder(path: Path, network: str | None) -> Weights:
@@ -201,31 +209,59 @@ def _read_folder(path: Path, network: str | None) -> Weights:
         pickles = sorted(entry.name for entry in path.glob("*.bin")) + sorted(entry.name for entry in path.glob("*.pth"))
         found = f", only {', '.join(pickles)}" if pickles else ""
         raise WeightsError(f"{path} has no model.safetensors{found}; save it again with safetensors.")
-    try:
-        config = json.loads(config_file.read_text())
-    except ValueError as error:
-        raise WeightsError(f"{config_file} is not JSON: {error}.") from error
-    weights = _read_safetensors(file, None, None)
-    if config.get("model_type") == "vit":
-        backbone = from_transformers(weights.backbone)
-        prepared = _json_if_present(path / "preprocessor_config.json")
-        origin = Origin(
-            None, "transformers", config.get("num_attention_heads"), config.get("layer_norm_eps"),
-            _triple(prepared.get("image_mean")), _triple(prepared.get("image_std")),
-        )  # fmt: skip
-    elif str(config.get("architecture", "")).startswith(("vit_", "swin_")):
-        backbone = dict(weights.backbone)
-        facts = config.get("pretrained_cfg", config)
-        origin = Origin(None, "timm", mean=_triple(facts.get("mean")), std=_triple(facts.get("std")))
+    config = _json(config_file)
+    kind = config.get("model_type") or config.get("architecture") or "nothing known"
+    if kind == "vit":
+        weights = _from_transformers(path, config, _tensors(file)[0])
+    elif str(kind).startswith(("vit_", "swin_")):
+        weights = _from_timm(config_file, config, _tensors(file)[0])
     else:
-        kind = config.get("model_type") or config.get("architecture") or "nothing known"
         raise WeightsError(f"{config_file} describes {kind!r}; a ViT of transformers, or a ViT or Swin of timm, can be read.")
-    return _check_network(path, Weights(backbone, weights.head, weights.mask_token, origin), network)
+    return _check_network(path, weights, network)
 
 
-def _json_if_present(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+def _from_transformers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise WeightsError(f"{path} has the activation {config['hidden_act']!r}; a ViT of iBOT has gelu.")
+    prepared_file = path / "preprocessor_config.json"
+    prepared = _json(prepared_file) if prepared_file.is_file() else {}
+    mean, std = (_triple(prepared_file, prepared.get(key)) for key in ("image_mean", "image_std"))
+    # what is not said is the default of `ViTConfig`
+    heads, eps = config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-12)
+    return Weights(from_transformers(tensors), None, None, Origin(None, "transformers", heads, eps, mean, std))
 
 
-def _triple(values: list[float] | None) -> Triple | None:
-    return (values[0], values[1], values[2]) if values else None
+def _from_timm(config_file: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
+    facts = config.get("pretrained_cfg", config)
+    mean, std = (_triple(config_file, facts.get(key)) for key in ("mean", "std"))
+    heads = eps = None
+    if config["architecture"].startswith("vit_"):
+        import timm  # late, because it takes seconds and only this needs it
+
+        try:
+            with torch.device("meta"):
+                twin = timm.create_model(config["architecture"], **config.get("model_args", {}))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise WeightsError(f"{config_file} describes a model that timm {timm.__version__} cannot make: {error}.") from error
+        heads, eps = twin.blocks[0].attn.num_heads, twin.norm.eps
+    return _assemble(tensors, Origin(None, "timm", heads, eps, mean, std))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise WeightsError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not named settings.")
+    return content
+
+
+def _triple(path: Path, values: Any) -> Triple | None:
+    if values is None:
+        return None
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path} gives {values!r} for a mean or std; it takes three numbers.") from error
+    return red, green, blue

@@ -19,6 +19,7 @@ import torch
 from ibot_hub import download, hub, weights
 from ibot_hub.catalog import Checkpoint
 from ibot_hub.errors import DownloadError, WeightsError
+from ibot_hub.record import Record, read_record, table_sha256
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/vit_micro_checkpoint.pth"
@@ -82,9 +83,9 @@ def test_the_backbone_is_fetched_once_and_converted(entry, server, cache, backbo
     assert hub.fetch(entry) == hub.fetch(entry, network="teacher", head=False) == path
     assert [request.path for request in server.requests] == [BACKBONE_PATH]
     assert sorted(file.name for file in path.parent.iterdir()) == [".lock", "teacher.json", "teacher.safetensors"]
-    assert hub.read_record(path) == hub.Record(
+    assert read_record(path) == Record(
         url=entry.url(), original_sha256=_digest(backbone), verified=False, sha256=_digest(path.read_bytes()), size=path.stat().st_size,
-        modified=path.stat().st_mtime_ns, table_sha256=hub._table_sha256(path),
+        modified=path.stat().st_mtime_ns, table_sha256=table_sha256(path),
     )  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_what_no_published_file_holds_is_an_error(entry):
 
 def test_a_known_digest_makes_a_file_verified(entry, backbone):
     path = hub.fetch(replace(entry, sha256={"checkpoint_teacher.pth": _digest(backbone)}))
-    assert hub.read_record(path).verified
+    assert read_record(path).verified
 
 
 def _never(*_):
@@ -225,7 +226,7 @@ def test_a_file_without_its_record_is_fetched_anew_and_a_damaged_record_is_named
 
 
 def test_a_file_that_is_not_of_the_cache_has_no_record():
-    assert hub.read_record(GOLDEN) is None
+    assert read_record(GOLDEN) is None
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "On"])
@@ -242,7 +243,7 @@ def test_offline_opens_no_connection_and_uses_what_is_there(entry, server, cache
 def test_a_mirror_takes_the_place_of_the_host(entry, server, monkeypatch):
     monkeypatch.setenv("IBOT_HUB_MIRROR", server.url + "/")
     path = hub.fetch(replace(entry, host="http://127.0.0.1:1"))
-    assert hub.read_record(path).url == server.url + BACKBONE_PATH
+    assert read_record(path).url == server.url + BACKBONE_PATH
 
 
 def test_a_folder_as_mirror_is_read_where_it_lies_even_offline(entry, server, cache, tmp_path, backbone, monkeypatch):
@@ -254,7 +255,7 @@ def test_a_folder_as_mirror_is_read_where_it_lies_even_offline(entry, server, ca
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = hub.fetch(entry)
     assert weights.read(path).origin.network == "teacher"
-    assert hub.read_record(path).url == str(file)
+    assert read_record(path).url == str(file)
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert not list(cache.rglob("*.pth*"))
     with pytest.raises(DownloadError, match=r"checkpoint\.pth does not exist; put checkpoint\.pth there.*Ask the authors\."):
