@@ -22,6 +22,8 @@ from ibot_hub.naming import from_official, from_transformers, split_head
 
 Triple = tuple[float, float, float]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
+_NONSENSE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,12 @@ def _read_pickle(path: Path, network: str | None) -> Weights:
         with torch.serialization.safe_globals(_allowed_globals()):
             # a mapped file brings in only the tensors that are taken: of a full checkpoint, a quarter
             data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (pickle.UnpicklingError, safetensors.SafetensorError, *_NONSENSE) as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise WeightsError(
                 f"{path} is a pickle that wants to run {refused[1]}, and no pickle is ever run; ask for a safetensors file."
             ) from error
-        # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
         raise WeightsError(f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is cut off; fetch it again.") from error
     return _from_containers(path, data, network)
 

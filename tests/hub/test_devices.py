@@ -1,0 +1,40 @@
+"""What runs where, and in which precision."""
+
+import pytest
+import torch
+
+from ibot_hub import devices
+from ibot_hub.errors import UsageError
+
+
+def test_the_cpu_always_works_and_the_rest_is_told() -> None:
+    assert devices.choose_devices("cpu") == [torch.device("cpu")]
+    assert devices.choose_devices("auto")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="sees no cuda device here"):
+            devices.choose_devices("cuda")
+
+
+# This machine has one kind of CPU: what others say of themselves has to be put in its mouth.
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "amx_bf16": False, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_bfloat16_only_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert devices.choose_dtype("auto", torch.device("cpu")) == dtype
+    assert devices.choose_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+def test_the_choice_agrees_with_the_measurement() -> None:
+    rates = devices.measure_products(torch.device("cpu"), seconds=0.1)
+    assert set(rates) == set(devices.DTYPES)
+    assert all(rate > 0 for rate in rates.values())
+    if not devices.cpu_multiplies_bfloat16():
+        assert rates["bfloat16"] < rates["float32"]
