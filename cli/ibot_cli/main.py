@@ -1,6 +1,7 @@
 """The `ibot` app, and the one place where an error becomes a message."""
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ def _app(
 
 def main() -> None:
     """The entry of the `ibot` script."""
+    # odd metadata in a picture that can be read is nothing that its owner could act on
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     app()
 
 
