@@ -91,7 +91,7 @@ def _vit_like(tensors: Mapping[str, Tensor], origin: Origin) -> ViT:
     _, count, dim = tensors["pos_embed"].shape
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     side = math.isqrt(count - 1)
-    if side * side != count - 1:
+    if not side or side * side != count - 1:
         raise ValueError(f"a position table of {count - 1} patches is not square")
     if origin.heads is None and dim % _HEAD_DIM:
         raise ValueError(f"a width of {dim} is no multiple of {_HEAD_DIM}, so the number of attention heads cannot be known")

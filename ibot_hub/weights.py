@@ -23,7 +23,7 @@ from ibot_hub.naming import from_official, from_transformers, split_head
 Triple = tuple[float, float, float]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
-_NONSENSE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_NONSENSE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """`ibot doctor`: what this machine has, what is fast on it, and what is missing."""
 
-import importlib.metadata
 import platform
 import sys
-
-from packaging.requirements import Requirement
+from importlib import metadata
 
 import ibot_hub
 
@@ -12,7 +10,10 @@ DISTRIBUTION = "ibot-hub"
 
 
 def doctor() -> None:
-    """Show versions, devices, the precisions that are fast here, the cache, and what each extra still needs."""
+    """Show what this machine has and what is fast on it.
+
+    Versions, devices, precisions, the cache, and what each extra still needs.
+    """
     from ibot_hub.devices import choose_devices, choose_dtype, measure_products
     from ibot_hub.hub import cache_folder
 
@@ -30,16 +31,18 @@ def doctor() -> None:
 
 def _show_packages() -> None:
     """Each requirement of the package and its version here; for an extra, what it still needs."""
+    from packaging.requirements import Requirement
+
     try:
-        metadata = importlib.metadata.metadata(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
+        own = metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
         _show("packages", f"{DISTRIBUTION} is not installed here, only found on the path: its requirements cannot be told")
         return
-    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist") or []]
+    requirements = [Requirement(text) for text in own.get_all("Requires-Dist") or []]
     for requirement in requirements:
         if requirement.marker is None:
             _show(requirement.name, _version(requirement.name) or f"missing: pip install '{requirement}'")
-    for extra in metadata.get_all("Provides-Extra") or []:
+    for extra in own.get_all("Provides-Extra") or []:
         wanted = [r.name for r in requirements if r.marker and r.marker.evaluate({"extra": extra})]
         missing = [name for name in wanted if _version(name) is None]
         said = f"missing {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'" if missing else "installed"
@@ -48,8 +51,8 @@ def _show_packages() -> None:
 
 def _version(package: str) -> str | None:
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 

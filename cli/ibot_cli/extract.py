@@ -25,7 +25,10 @@ def extract_features(
     *,
     options: ExtractOptions,
 ) -> None:
-    """Extract features from images, fast; stop it when you like, the same command goes on."""
+    """Extract features from images.
+
+    Stop it when you like: the same command goes on, and what it writes is the same to the byte.
+    """
     from ibot_hub.extraction import extract
     from ibot_hub.loading import load
 

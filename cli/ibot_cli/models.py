@@ -28,7 +28,10 @@ def models(
 
 
 def info(name: Annotated[str, typer.Argument(help="A name that `ibot models` lists.")], as_json: AsJson = False) -> None:
-    """Show all that is known of a model: what it was trained on, where its files are, what its authors measured."""
+    """Show all that is known of a model.
+
+    What it was trained on, where its files are, what its authors measured.
+    """
     entry = catalog.info(name)
     if as_json:
         print(json.dumps(dataclasses.asdict(entry), indent=2))

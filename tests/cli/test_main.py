@@ -18,18 +18,15 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ibot_hub.extraction", "ibot_hub.loading", "ibot_cli.main"])
 
 
-def test_help_and_import_do_not_load_torch(ibot: Ibot) -> None:
-    """Both are to take under 0.3 s; the limit here leaves room for a busy machine, since what costs seconds is torch."""
-    code = (
-        "import sys, time; start = time.perf_counter(); import {0}; took = time.perf_counter() - start; print('torch' in sys.modules, took)"
-    )
-    for module in ("ibot_hub", "ibot_cli.main"):
-        loaded, seconds = subprocess.run(
-            [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
-        ).stdout.split()
-        assert loaded == "False", module
-        assert float(seconds) < 1.0
-    assert ibot("--help")[0] == 0
+def test_help_and_import_are_quick_and_do_not_load_torch() -> None:
+    """Under 0.3 s of this process's own work; the best of three, because a busy machine also inflates that."""
+    code = "{0}; import sys, time; print('torch' in sys.modules, time.process_time(), file=sys.stderr)"
+    help_ = "import atexit, sys, time; sys.argv = ['ibot', '--help']; atexit.register(lambda: exec(report)); report = {0!r}"
+    report = "print('torch' in sys.modules, time.process_time(), file=sys.stderr)"
+    for script in (code.format("import ibot_hub"), help_.format(report) + "; from ibot_cli.main import main; main()"):
+        runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr.split() for _ in range(3)]
+        assert {loaded for loaded, _ in runs} == {"False"}, script
+        assert min(float(seconds) for _, seconds in runs) < 0.3, script
 
 
 def test_version(ibot: Ibot) -> None:

@@ -442,6 +442,7 @@ NO_CHECKPOINTS: dict[str, tuple[bytes, str]] = {
     "pickled list": (pickle.dumps([1, 2]), "is not a checkpoint"),
     "pickled list of old": (pickle.dumps([1, 2], protocol=2), "is not a checkpoint"),
     "another zip": (b"PK\x05\x06" + b"\0" * 18, "is not a checkpoint"),
+    "a zip on several disks": (b"PK\x03\x04PK\x06\x07" + b"\x02" * 16 + b"PK\x05\x06" + b"\0" * 18, "is not a checkpoint, or is cut off"),
 }  # fmt: skip
 
 
