@@ -4,7 +4,7 @@ from functools import partial
 from typing import Self
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +13,8 @@ from ibot_hub.tokens import Tokens
 
 class ViT(VisionTransformer):
     """A timm `VisionTransformer`, key for key, whose forward answers `Tokens` and takes images of any size.
+
+    Its initial weights are drawn as the official code draws them.
 
     Args:
         img_size: side in pixels of the square images that the position table was made for.
@@ -26,10 +28,31 @@ class ViT(VisionTransformer):
         self, *, img_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0,
         eps: float = 1e-6, drop_path_rate: float = 0.0,
     ) -> None:  # fmt: skip
+        norm_layer = partial(nn.LayerNorm, eps=eps)
         super().__init__(
-            img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
-            num_classes=0, dynamic_img_size=True, norm_layer=partial(nn.LayerNorm, eps=eps), drop_path_rate=drop_path_rate,
+            img_size=img_size, patch_size=patch_size, embed_dim=embed_dim, depth=0, num_heads=num_heads, num_classes=0,
+            dynamic_img_size=True, norm_layer=norm_layer, weight_init="skip",
         )  # fmt: skip
+        # the blocks are made here, because older timm cannot compute their drop rates on the meta device
+        self.blocks = nn.Sequential(
+            *(
+                Block(
+                    embed_dim,
+                    num_heads,
+                    mlp_ratio,
+                    qkv_bias=True,
+                    drop_path=drop_path_rate * index / max(depth - 1, 1),
+                    norm_layer=norm_layer,
+                )
+                for index in range(depth)
+            )
+        )
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.patch = patch_size  # pixels from one token to the next
 
     def embed(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> tuple[Tensor, int, int]:

@@ -78,3 +78,14 @@ def test_half_precision_keeps_its_type() -> None:
     answer = small().bfloat16()(torch.randn(1, 3, 48, 80, dtype=torch.bfloat16))
     assert answer.patches.dtype == answer.cls.dtype == torch.bfloat16
     assert answer.patches.shape == (1, 6, 10, 64)
+
+
+def test_initial_weights_are_the_official_ones() -> None:
+    model = ViT(img_size=224, patch_size=16, embed_dim=192, depth=2, num_heads=3, drop_path_rate=0.1)
+    for weight in (model.blocks[0].attn.qkv.weight, model.blocks[1].mlp.fc2.weight, model.pos_embed):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.3)
+    assert not model.blocks[0].attn.qkv.bias.any()
+    assert model.patch_embed.proj.weight.abs().max().item() == pytest.approx((3 * 16 * 16) ** -0.5, rel=0.01)  # PyTorch's own default
+    assert isinstance(model.blocks[0].drop_path1, torch.nn.Identity)
+    assert model.blocks[1].drop_path1.drop_prob == 0.1
