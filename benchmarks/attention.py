@@ -41,8 +41,9 @@ def eager_all_blocks(network: ViT, images: Tensor) -> list[Tensor]:
     maps: list[Tensor] = []
     handles = []
     for block in network.blocks:
-        block.attn.fused_attn = False
-        handles.append(block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: maps.append(output)))
+        attn: Any = block.attn
+        attn.fused_attn = False
+        handles.append(attn.attn_drop.register_forward_hook(lambda module, inputs, output: maps.append(output)))
     network(images)
     for handle in handles:
         handle.remove()

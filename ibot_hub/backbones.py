@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ibot_hub.errors import WeightsError
 from ibot_hub.head import Head, head_like
+from ibot_hub.origin import Origin
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
-from ibot_hub.weights import Origin, Weights
+from ibot_hub.weights import Weights
 
 Backbone = ViT | Swin
 _VIT_NAMES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}  # by width and depth

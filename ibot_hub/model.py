@@ -119,7 +119,9 @@ class Model(nn.Module):
     def __repr__(self) -> str:
         network = f"{self.card.network} network" if self.card.network else "network not stated"
         head = "with head" if self.head is not None else "without head"
-        return f"Model({self.card.name}: {self.card.arch}, {network}, {head}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        checked = ", unverified" if self.card.verified is False else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Model({self.card.name}: {self.card.arch}, {network}, {head}, {dtype} on {self.device}{checked})"
 
     def _prepare(self, images: ImageLike | Sequence[ImageLike] | Tensor, transform: ImageTransform | None) -> tuple[Tensor, bool]:
         """A batch on the model's device in its dtype, and whether gradients are wanted."""

@@ -19,23 +19,11 @@ from torch import Tensor
 
 from ibot_hub.errors import WeightsError
 from ibot_hub.naming import from_official, from_transformers, split_head
+from ibot_hub.origin import Origin, origin_of_folder, origin_of_metadata
 
-Triple = tuple[float, float, float]
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
 _NONSENSE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, zipfile.BadZipFile)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a container says beside its tensors; None where it says nothing."""
-
-    network: str | None = None  # "teacher" or "student"
-    container: str = ""
-    heads: int | None = None  # attention heads; seen in no tensor of a ViT
-    eps: float | None = None  # of every LayerNorm
-    mean: Triple | None = None
-    std: Triple | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
         elif _is_pickle(path):
             weights = _read_pickle(path, network)
         else:
-            weights = _read_safetensors(path, network, head)
+            weights = _read_safetensors(path, network)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head and weights.head is None:
@@ -170,99 +158,32 @@ def _check_network(path: Path, weights: Weights, network: str | None) -> Weights
     return weights
 
 
-def _read_safetensors(path: Path, network: str | None, head: bool | None) -> Weights:
-    tensors, metadata = _tensors(path, without_head=head is False)
+def _read_safetensors(path: Path, network: str | None) -> Weights:
+    tensors, metadata = _tensors(path)
     if "ibot_hub" not in metadata:
         return _check_network(path, _assemble(tensors, Origin(None, "safetensors")), network)
     mask_token = tensors.pop("mask_token", None)
     backbone, projection = split_head(tensors)
-    return _check_network(path, Weights(backbone, projection or None, mask_token, _origin(path, metadata["ibot_hub"])), network)
+    return _check_network(path, Weights(backbone, projection or None, mask_token, origin_of_metadata(path, metadata["ibot_hub"])), network)
 
 
-def _tensors(path: Path, *, without_head: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            names = [name for name in file.keys() if not (without_head and name.startswith("head."))]  # noqa: SIM118
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path} is not a checkpoint, or is damaged: {error}; fetch it again.") from error
 
 
-def _origin(path: Path, text: str) -> Origin:
-    try:
-        facts = json.loads(text)
-        return Origin(**facts | {key: _triple(path, facts[key]) for key in ("mean", "std")})
-    except (ValueError, TypeError, LookupError) as error:
-        raise WeightsError(
-            f"{path}: its metadata `ibot_hub` cannot be read ({text[:60]!r}); the file is damaged, or ibot-hub too old."
-        ) from error
-
-
 def _read_folder(path: Path, network: str | None) -> Weights:
     """A transformers `ViTModel` folder or a timm folder: `config.json` beside `model.safetensors`."""
-    config_file, file = path / "config.json", path / "model.safetensors"
-    if not config_file.is_file():
-        raise WeightsError(
-            f"{path} has no config.json; give the checkpoint file itself, or a folder in the layout of timm or transformers."
-        )
+    origin = origin_of_folder(path)
+    file = path / "model.safetensors"
     if not file.is_file():
         pickles = sorted(entry.name for entry in path.glob("*.bin")) + sorted(entry.name for entry in path.glob("*.pth"))
         found = f", only {', '.join(pickles)}" if pickles else ""
         raise WeightsError(f"{path} has no model.safetensors{found}; save it again with safetensors.")
-    config = _json(config_file)
-    kind = config.get("model_type") or config.get("architecture") or "nothing known"
-    if kind == "vit":
-        weights = _from_transformers(path, config, _tensors(file)[0])
-    elif str(kind).startswith(("vit_", "swin_")):
-        weights = _from_timm(config_file, config, _tensors(file)[0])
-    else:
-        raise WeightsError(f"{config_file} describes {kind!r}; a ViT of transformers, or a ViT or Swin of timm, can be read.")
+    tensors, _ = _tensors(file)
+    weights = Weights(from_transformers(tensors), None, None, origin) if origin.container == "transformers" else _assemble(tensors, origin)
     return _check_network(path, weights, network)
-
-
-def _from_transformers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise WeightsError(f"{path} has the activation {config['hidden_act']!r}; a ViT of iBOT has gelu.")
-    prepared_file = path / "preprocessor_config.json"
-    prepared = _json(prepared_file) if prepared_file.is_file() else {}
-    mean, std = (_triple(prepared_file, prepared.get(key)) for key in ("image_mean", "image_std"))
-    # what is not said is the default of `ViTConfig`
-    heads, eps = config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-12)
-    return Weights(from_transformers(tensors), None, None, Origin(None, "transformers", heads, eps, mean, std))
-
-
-def _from_timm(config_file: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
-    facts = config.get("pretrained_cfg", config)
-    mean, std = (_triple(config_file, facts.get(key)) for key in ("mean", "std"))
-    heads = eps = None
-    if config["architecture"].startswith("vit_"):
-        import timm  # late, because it takes seconds and only this needs it
-
-        try:
-            with torch.device("meta"):
-                twin = timm.create_model(config["architecture"], **config.get("model_args", {}))
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise WeightsError(f"{config_file} describes a model that timm {timm.__version__} cannot make: {error}.") from error
-        heads, eps = twin.blocks[0].attn.num_heads, twin.norm.eps
-    return _assemble(tensors, Origin(None, "timm", heads, eps, mean, std))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise WeightsError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not named settings.")
-    return content
-
-
-def _triple(path: Path, values: Any) -> Triple | None:
-    if values is None:
-        return None
-    try:
-        red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path} gives {values!r} for a mean or std; it takes three numbers.") from error
-    return red, green, blue

@@ -7,10 +7,11 @@ import torch
 
 from ibot_hub.loading import load
 from ibot_hub.options import ExtractOptions
+from ibot_hub.origin import Origin
 from ibot_hub.plan import plan_extraction, transform_of, weights_digest
 from ibot_hub.store import Manifest
 from ibot_hub.vit import ViT
-from ibot_hub.weights import Origin, Weights, save
+from ibot_hub.weights import Weights, save
 
 
 def planned(golden: Path, photos: Path, folder: Path, **options: Any) -> Manifest:

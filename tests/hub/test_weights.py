@@ -24,8 +24,9 @@ from torch import Tensor
 from ibot_hub import weights
 from ibot_hub.backbones import build_backbone
 from ibot_hub.errors import WeightsError
+from ibot_hub.origin import Origin
 from ibot_hub.tokens import Tokens
-from ibot_hub.weights import Origin, Weights
+from ibot_hub.weights import Weights
 
 State = dict[str, Any]
 
