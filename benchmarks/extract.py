@@ -25,6 +25,7 @@ from benchmarks.measure import alone, forget_peak, machine, network_dtype, peak,
 from benchmarks.rates import MEASURES, WIDTHS, Task
 from ibot_hub import weights
 from ibot_hub.options import ExtractOptions
+from ibot_hub.origin import Origin
 from ibot_hub.vit import ViT
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -115,7 +116,7 @@ def write_links(folder: Path, count: int) -> None:
 
 
 def write_network(file: Path, network: ViT) -> None:
-    weights.save(weights.Weights(network.state_dict(), None, None, weights.Origin()), file)
+    weights.save(weights.Weights(network.state_dict(), None, None, Origin()), file)
 
 
 def main() -> None:
