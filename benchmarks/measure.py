@@ -48,6 +48,7 @@ def machine() -> dict[str, str | int | bool]:
         "cpu": cpu[0] if cpu else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),  # waiting threads that spin take the cores from those that decode
         "fast bfloat16": cpu_multiplies_bfloat16(),
         "python": platform.python_version(),
         **{name: version(name) for name in packages},

@@ -65,7 +65,7 @@ def decode_only(task: Task) -> float:
     size = manifest.batch_size
     work = ((0, first, entries[first : first + size]) for first in range(0, len(entries), size))
     started = time.perf_counter()
-    count = sum(len(batch.images) for batch in batches(work, transform_of(manifest), os.cpu_count() or 1, AHEAD))
+    count = sum(len(batch.images) for batch in batches(work, transform_of(manifest), len(os.sched_getaffinity(0)), AHEAD))
     return count / (time.perf_counter() - started)
 
 
@@ -105,7 +105,7 @@ def timm_loop(task: Task) -> float:
     config = timm.data.resolve_model_data_config(model)
     photos = Photos(task.paths(), timm.data.create_transform(**config, is_training=False))
     with torch.inference_mode():
-        model(torch.stack([photos[index] for index in range(32)]))
+        model(torch.stack([photos[index] for index in range(min(32, len(photos)))]))
         started = time.perf_counter()
         loader = torch.utils.data.DataLoader(photos, batch_size=32, num_workers=2)
         features = torch.cat([model(batch) for batch in loader])
