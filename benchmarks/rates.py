@@ -1,6 +1,5 @@
 """Rates of extraction, of its two halves, and of what users of timm and of transformers write: images a second, one process each."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from PIL import Image
 
 import ibot_hub
 from ibot_hub.columns import image_features
-from ibot_hub.extraction import AHEAD
+from ibot_hub.extraction import AHEAD, own_cores
 from ibot_hub.images import decode
 from ibot_hub.listing import write_listing
 from ibot_hub.options import ExtractOptions
@@ -65,7 +64,8 @@ def decode_only(task: Task) -> float:
     size = manifest.batch_size
     work = ((0, first, entries[first : first + size]) for first in range(0, len(entries), size))
     started = time.perf_counter()
-    count = sum(len(batch.images) for batch in batches(work, transform_of(manifest), len(os.sched_getaffinity(0)), AHEAD))
+    done = batches(work, transform_of(manifest), own_cores(), AHEAD, overlap=True)
+    count = sum(len(batch.images) for batch in done)
     return count / (time.perf_counter() - started)
 
 

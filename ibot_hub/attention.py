@@ -35,6 +35,8 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
     if wrong:
         raise UsageError(f"Layer {wrong[0]} does not exist; this model has {depth} blocks: 0 to {depth - 1}, or -{depth} to -1.")
     wanted = [layer % depth for layer in layers]
+    if not wanted:
+        return []
     rows: dict[int, Tensor] = {}
     tokens, height, width = backbone.embed(images)
     for index, block in enumerate(backbone.blocks[: max(wanted) + 1]):
@@ -46,12 +48,16 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
 
 
 def _cls_row(block: Block, tokens: Tensor) -> Tensor:
-    """[B, 1 + N, D] before a block -> [B, heads, N], in float32 for half-precision models too."""
+    """[B, 1 + N, D] before a block -> [B, heads, N], in float32 for half-precision models too.
+
+    The query is taken through the key weights to the tokens, so that no keys [B, 1 + N, D] are made; the key bias adds the
+    same to all scores of a row, which the softmax does not see.
+    """
     attn = block.attn
     dim = tokens.shape[2]
     normed = block.norm1(tokens)
     weight, bias = attn.qkv.weight, attn.qkv.bias
     query = F.linear(normed[:, 0], weight[:dim], bias[:dim]).unflatten(1, (attn.num_heads, 1, -1))  # [B, heads, 1, d]
-    key = F.linear(normed, weight[dim : 2 * dim], bias[dim : 2 * dim]).unflatten(2, (attn.num_heads, -1))  # [B, 1 + N, heads, d]
-    scores = (query @ key.permute(0, 2, 3, 1)).float() * attn.scale  # [B, heads, 1, 1 + N]
-    return torch.softmax(scores, dim=-1)[:, :, 0, 1:]
+    query = (query.float() @ weight[dim : 2 * dim].float().unflatten(0, (attn.num_heads, -1))).squeeze(2)  # [B, heads, D]
+    scores = query @ normed.float().transpose(1, 2) * attn.scale  # [B, heads, 1 + N]
+    return torch.softmax(scores, dim=-1)[:, :, 1:]

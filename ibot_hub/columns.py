@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ibot_hub.backbones import Backbone
-from ibot_hub.errors import IBotError
+from ibot_hub.errors import WeightsError
 from ibot_hub.images import ImageTransform
 from ibot_hub.pipeline import Batch, Prepared
 from ibot_hub.shards import Failure, Rows
@@ -63,6 +63,7 @@ def shard_rows(images: Sequence[Prepared], features: Sequence[dict[str, list[Ten
         else:
             arrays[name] = torch.stack(tensors).float().cpu().numpy() if tensors else np.empty((0, *shape), np.float32)
         if not all(np.isfinite(array).all() for array in arrays[name]):
-            raise IBotError(f"{manifest.model} gives features that are not finite in {manifest.dtype}; run it with --dtype float32.")
+            advice = "its weights or --mean and --std are wrong" if manifest.dtype == "float32" else "--dtype float32 --overwrite may help"
+            raise WeightsError(f"{manifest.model} gives features that are not finite in {manifest.dtype}: {advice}.")
     failures = tuple(Failure(image.row, image.path, image.failure) for image in images if image.failure)
     return Rows([image.path for image in good], [image.width for image in good], [image.height for image in good], arrays, failures)

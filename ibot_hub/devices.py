@@ -32,8 +32,8 @@ def choose_dtype(choice: DtypeChoice, device: torch.device) -> torch.dtype:
     if choice != "auto":
         return DTYPES[choice]
     if device.type == "cuda":
-        # since Ampere tensor cores take bfloat16, whose range needs no scaling
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        # older GPUs are fast in float16 alone, whose range some networks leave
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     if device.type == "cpu" and cpu_multiplies_bfloat16():
         return torch.bfloat16
     return torch.float32

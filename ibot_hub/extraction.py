@@ -1,14 +1,16 @@
-"""Images -> features on disk: decoding and forward passes overlap, shards are written whole, a rerun goes on."""
+"""Images -> features on disk: shards are written whole, a rerun goes on."""
 
 import copy
+import multiprocessing
 import os
-import shutil
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
 
 import torch
@@ -20,16 +22,17 @@ from ibot_hub import store
 from ibot_hub.backbones import Backbone
 from ibot_hub.columns import batch_features, shard_rows
 from ibot_hub.devices import choose_devices
-from ibot_hub.errors import IBotError, SourceError, StoreError, UsageError
+from ibot_hub.errors import IBotError, StoreError, UsageError
 from ibot_hub.listing import Entry, Listing
 from ibot_hub.model import Model
 from ibot_hub.options import ExtractOptions
 from ibot_hub.parts import Part
 from ibot_hub.pipeline import Prepared, batches
 from ibot_hub.plan import check_options, plan_extraction, transform_of
+from ibot_hub.sources import kind_of
 from ibot_hub.store import Manifest
 
-AHEAD = 3  # batches decoded before they are asked for
+AHEAD = 4  # batches decoded before they are asked for
 Advance = Callable[[int, float], None]  # images done, seconds waited for them
 
 
@@ -78,12 +81,11 @@ def extract(
     if options.overwrite and part.count > 1:
         raise UsageError(f"overwrite would remove what the other parts write; remove {folder} first, then start the parts.")
     check_options(model, options)
+    kind_of(str(source))  # before anything is written: a name that leads nowhere leaves nothing behind
     devices = _own_devices(choose_devices(options.device))
     with _only_writer(folder, part):
-        if options.overwrite:
-            store.clear(folder)
         manifest, listing = plan_extraction(model, str(source), folder, options, devices[0], stdin)
-        workers = options.workers or max(1, (os.cpu_count() or 1) // len(devices))
+        workers = options.workers or max(1, own_cores() // max(len(devices), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return _run(Job(model, listing, manifest, folder, workers), part, devices, started)
 
 
@@ -134,7 +136,7 @@ def run_part(job: Job, part: Part, device: torch.device, advance: Advance) -> No
     transform = transform_of(manifest)
     images: list[Prepared] = []
     features: list[dict[str, list[Tensor]]] = []
-    for batch in batches(_work(job, part), transform, job.workers, AHEAD):
+    for batch in batches(_work(job, part), transform, job.workers, AHEAD, overlap=device.type != "cpu"):
         features.append(batch_features(backbone, transform, batch, manifest))
         images += [replace(image, pixels=None) for image in batch.images]
         if images[-1].row + 1 in (manifest.images, (batch.shard + 1) * manifest.shard_size):
@@ -145,10 +147,12 @@ def run_part(job: Job, part: Part, device: torch.device, advance: Advance) -> No
 
 def run_parts(job: Job, parts: Sequence[Part], devices: Sequence[torch.device], advance: Advance) -> None:
     """`run_part` for each pair of part and device, in a process each; the first error ends them all."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     messages = context.SimpleQueue()
+    # by value: shared memory is small in containers, and a model on a GPU would keep that GPU busy from every process
+    packed = pickle.dumps(replace(job, model=copy.deepcopy(job.model).cpu()))
     processes = [
-        context.Process(target=_report_part, args=(job, part, device, messages), daemon=True)
+        context.Process(target=_report_part, args=(packed, part, device, messages), daemon=True)
         for part, device in zip(parts, devices, strict=True)
     ]
     try:
@@ -175,15 +179,24 @@ def run_parts(job: Job, parts: Sequence[Part], devices: Sequence[torch.device], 
             process.join()
 
 
-def _report_part(job: Job, part: Part, device: torch.device, messages: Any) -> None:
+def _report_part(packed: bytes, part: Part, device: torch.device, messages: Any) -> None:
     """`run_part` in a process of its own; puts (images, seconds) as they come, then None, or the error that ended it."""
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
-        run_part(job, part, device, lambda count, seconds: messages.put((count, seconds)))
+        run_part(pickle.loads(packed), part, device, lambda count, seconds: messages.put((count, seconds)))
         messages.put(None)
     except IBotError as error:
         messages.put(error)
-    except KeyboardInterrupt:  # the parent has it too, ends this process, and says how to go on
-        pass
+    except KeyboardInterrupt:  # the parent has it too, and says how to go on
+        sys.exit(130)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes; they must not write beside the run that follows."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job, part: Part) -> Iterator[tuple[int, int, Sequence[Entry]]]:
@@ -207,6 +220,11 @@ def _on_device(backbone: Backbone, device: torch.device, dtype: torch.dtype) -> 
     return moved
 
 
+def own_cores() -> int:
+    """The cores that this process may use; a job of a cluster often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _own_devices(devices: list[torch.device]) -> list[torch.device]:
     """Under torchrun, which starts one process a device, the one of this process; else all."""
     rank = os.environ.get("LOCAL_RANK")
@@ -215,11 +233,7 @@ def _own_devices(devices: list[torch.device]) -> list[torch.device]:
 
 @contextmanager
 def _only_writer(folder: Path, part: Part) -> Iterator[None]:
-    """Hold `folder` for this part; other parts of as many may work beside it, nobody else.
-
-    A folder made for this run is removed again where its source turns out to hold no images.
-    """
-    made = not folder.exists()
+    """Hold `folder` for this part; other parts of as many may work beside it, nobody else."""
     store.prepare(folder)
     with FileLock(folder / ".plan.lock"):
         for lock in sorted(folder.glob(".part-*-of-*.lock")):
@@ -228,10 +242,6 @@ def _only_writer(folder: Path, part: Part) -> Iterator[None]:
         own = _claim(folder / f".part-{part.index}-of-{part.count}.lock", folder)
     try:
         yield
-    except SourceError:
-        if made:
-            shutil.rmtree(folder)
-        raise
     finally:
         own.release()
 

@@ -174,6 +174,10 @@ def _convert(
     digest, verified = _check_digest(checkpoint, original, file)
     if file == checkpoint.backbone_file:
         content = weights.read(original, None, head)
+        if content.origin.container == "full":  # a mirror may hold the full file under this name
+            content = weights.read(original, network, head)
+        if network == "teacher" and content.mask_token is not None:
+            raise WeightsError(f"{original} has a mask token, as only students do; {checkpoint.name} is a teacher. Load it by its path.")
         # a file of one network seldom says which; the catalogue does
         content = replace(content, origin=replace(content.origin, network=network or content.origin.network))
     else:
@@ -212,7 +216,10 @@ def _digests_file(checkpoint: Checkpoint) -> Path:
 
 def _remembered_digests(checkpoint: Checkpoint) -> dict[str, str]:
     file = _digests_file(checkpoint)
-    return dict(json.loads(file.read_text())) if file.exists() else {}
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise DownloadError(f"{file} is damaged, so nothing is known of the first use; remove it to trust the next download.") from error
 
 
 def _remember_digest(checkpoint: Checkpoint, file: str, digest: str) -> None:

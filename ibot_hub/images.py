@@ -167,7 +167,7 @@ class ImageTransform:
             raise UsageError(f"size is {self.size} and patch {self.patch}; both must be at least 1.")
         if self.resize not in get_args(Resize):
             raise UsageError(f"resize is {self.resize!r}; it must be one of {', '.join(get_args(Resize))}.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([self.mean, self.std]).all() or min(self.std) <= 0:
             raise UsageError(f"mean is {self.mean} and std {self.std}; each needs three numbers, those of std above 0.")
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -176,7 +176,8 @@ class ImageTransform:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """uint8 [3, H, W]: fitted, not normalised. Raises `ImageError` where `keep` meets a side over 16 times the other."""
-        return self._fitted(to_rgb(image)).contiguous()
+        # copied by numpy: torch would start a team of threads in each thread that decodes
+        return torch.from_numpy(np.ascontiguousarray(self._fitted(to_rgb(image)).numpy()))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [..., 3, H, W] on any device -> float32 of the same shape, there."""

@@ -26,12 +26,19 @@ class Part:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The share of this process under torchrun (RANK of WORLD_SIZE) or in a Slurm array; else the whole."""
+        """The share of this process under torchrun (RANK of WORLD_SIZE) or in a Slurm array; else the whole.
+
+        Raises UsageError for an array whose numbers have gaps.
+        """
         if "RANK" in environment and "WORLD_SIZE" in environment:
             return cls.parse(f"{environment['RANK']}/{environment['WORLD_SIZE']}")
         if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_TASK_COUNT" in environment:
-            first = int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
-            return cls.parse(f"{int(environment['SLURM_ARRAY_TASK_ID']) - first}/{environment['SLURM_ARRAY_TASK_COUNT']}")
+            task, count = int(environment["SLURM_ARRAY_TASK_ID"]), int(environment["SLURM_ARRAY_TASK_COUNT"])
+            first, step = int(environment.get("SLURM_ARRAY_TASK_MIN", "0")), int(environment.get("SLURM_ARRAY_TASK_STEP", "1"))
+            index, rest = divmod(task - first, step)
+            if rest or not 0 <= index < count:
+                raise UsageError(f"SLURM_ARRAY_TASK_ID {task} is not one of {count} numbers in even steps; say --part I/N for each task.")
+            return cls(index, count)
         return cls()
 
     def split(self, index: int, count: int) -> "Part":

@@ -1,9 +1,9 @@
-"""Listed images -> prepared batches in order, decoded ahead on threads while the network works on earlier ones."""
+"""Listed images -> prepared batches in order, decoded ahead on threads."""
 
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 
@@ -44,11 +44,15 @@ def prepare(row: int, entry: Entry, transform: ImageTransform) -> Prepared:
         return Prepared(row, entry.shown, failure=str(error))
 
 
-def batches(work: Iterator[tuple[int, int, Sequence[Entry]]], transform: ImageTransform, workers: int, ahead: int) -> Iterator[Batch]:
+def batches(
+    work: Iterator[tuple[int, int, Sequence[Entry]]], transform: ImageTransform, workers: int, ahead: int, *, overlap: bool
+) -> Iterator[Batch]:
     """Each item of `work` (shard, first row, entries) as a batch, in order.
 
     `workers` threads decode (Pillow and torch let go of the interpreter's lock), at most `ahead` batches before they are
-    asked for, so that memory does not grow with the source.
+    asked for, so that memory does not grow with the source. With `overlap` they go on while the caller is busy with a batch:
+    right for a GPU. Without, they decode `ahead` batches, then rest until these are used up: right for a network on the same
+    cores, which loses more to threads that come and go than overlapping could win.
     """
     executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     queue: deque[tuple[int, list[Future[Prepared]]]] = deque()
@@ -58,13 +62,19 @@ def batches(work: Iterator[tuple[int, int, Sequence[Entry]]], transform: ImageTr
             queue.append((shard, [executor.submit(prepare, row, entry, transform) for row, entry in enumerate(entries, first)]))
 
     try:
-        submit(ahead)
-        while queue:
+        while True:
             started = time.perf_counter()
+            if not queue:
+                submit(ahead)
+                if not overlap:
+                    wait([future for _, futures in queue for future in futures])
+            if not queue:
+                return
             shard, futures = queue.popleft()
             images = [future.result() for future in futures]
             waited = time.perf_counter() - started
-            submit(1)
+            if overlap:
+                submit(1)
             yield Batch(shard, images, waited)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -41,7 +41,8 @@ def plan_extraction(
     """
     source = source if source == "-" else str(Path(source).absolute())
     with FileLock(folder / ".plan.lock"):
-        earlier = store.read_manifest(folder) if (folder / store.MANIFEST).exists() else None
+        begun = (folder / store.MANIFEST).exists() and not options.overwrite
+        earlier = store.read_manifest(folder) if begun else None
         if earlier is None or source == "-":
             # the paths on standard input can only be compared with the earlier ones when they are read again
             listing = write_listing(source, folder / (STDIN_LISTING if earlier else LISTING), stdin=stdin or sys.stdin.buffer)
@@ -49,8 +50,12 @@ def plan_extraction(
             raise StoreError(
                 f"{folder} was made with source={earlier.source}, now source={source}; use another --out, or --overwrite to start again."
             )
-        else:
+        elif (folder / LISTING).exists():
             listing = open_listing(folder / LISTING)
+        else:
+            listing = write_listing(source, folder / LISTING)
+        if options.overwrite:  # only now: a source that cannot be listed costs nothing
+            store.clear(folder, but=LISTING)
         manifest = _manifest(model, source, listing, options, device, earlier)
         store.save_manifest(folder, manifest)
         (folder / STDIN_LISTING).unlink(missing_ok=True)
@@ -117,6 +122,7 @@ def _manifest(
         batch_size=batch_size,
         format=options.format,
         shard_size=shard_size,
+        device=device.type,
         columns=_columns(model, transform, options),
         versions={
             "ibot-hub": ibot_hub.__version__, "torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__,

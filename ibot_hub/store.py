@@ -44,8 +44,9 @@ class Manifest:
     batch_size: int
     format: Format
     shard_size: int
+    device: str  # cpu, cuda or mps: what each computes differs in the last digits
     columns: Shapes  # column -> shape of one row; None where it differs from image to image
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of the run that began it
 
     @property
     def shards(self) -> int:
@@ -118,10 +119,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"{folder / MANIFEST} cannot be read ({error}); put it back, or extract again to another folder.") from error
 
 
-def clear(folder: Path) -> None:
-    """Remove what an extraction wrote, and nothing else; the folder and its locks stay. Raises StoreError if it holds no features."""
+def clear(folder: Path, but: str = "") -> None:
+    """Remove what an extraction wrote, and nothing else; the folder, its locks and the file called `but` stay.
+
+    Raises StoreError if it is no folder of features.
+    """
     prepare(folder)
-    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith("lock")}  # a lock that is held must not be lost
+    # a lock that is held must not be lost
+    names = {entry.name for entry in folder.iterdir() if not entry.name.endswith("lock") and entry.name != but}
     ours = [folder / name for name in sorted(names) if SHARD.fullmatch(name) or EARLY.fullmatch(name) or name == FAILED]
     try:
         for path in [*ours, folder / MANIFEST]:  # the manifest last: if this is cut short, what is left still has its description

@@ -10,6 +10,7 @@ import typer
 from ibot_cli.models import AsJson
 from ibot_cli.options import options_from
 from ibot_hub.options import ExtractOptions
+from ibot_hub.parts import Part
 
 if TYPE_CHECKING:
     from ibot_hub.extraction import Extraction
@@ -34,12 +35,15 @@ def extract_features(
 
     loaded = load(model, network=network, head=False)
     print(loaded, file=sys.stderr)
+    part = Part.from_environment()
+    if options.part is None and part.count > 1:
+        print(f"part {part.index} of {part.count}, as the environment says; --part 0/1 takes all", file=sys.stderr)
     result = extract(loaded, source, out, options)
     if as_json:
         print(json.dumps(_facts(result)))
     else:
         print(_summary(result), file=sys.stderr)
-    if result.failed == result.images or (options.strict and result.failed):
+    if result.failed and (options.strict or result.failed == result.images):
         raise typer.Exit(1)
 
 

@@ -90,6 +90,21 @@ def test_layers_come_in_the_order_asked() -> None:
     assert torch.equal(last, again)
     assert not torch.equal(last, first)
     assert last.shape == (2, 3, 4, 6)
+    assert cls_attention(model, images, ()) == []
+
+
+@torch.no_grad()
+def test_half_precision_rows_are_softmaxed_in_float32() -> None:
+    """Against the row from the same half-precision tokens: what is left is the rounding of the weights that both share."""
+    model = small_vit().bfloat16()
+    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(1)).bfloat16()
+    row = cls_attention(model, images, (0,))[0].flatten(2)
+    tokens, _, _ = model.embed(images)
+    block = model.blocks[0].float()
+    query, key, _ = block.attn.qkv(block.norm1(tokens.float())).unflatten(2, (3, 3, -1)).permute(2, 0, 3, 1, 4)
+    expected = torch.softmax(query[:, :, :1] @ key.transpose(-2, -1) * block.attn.scale, dim=-1)[:, :, 0, 1:]
+    assert row.dtype == torch.float32
+    assert (row - expected).abs().max().item() < 5e-3
 
 
 def test_gradients_flow() -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ibot_hub.columns import batch_features, shard_rows
-from ibot_hub.errors import IBotError
+from ibot_hub.errors import WeightsError
 from ibot_hub.images import ImageTransform
 from ibot_hub.pipeline import Batch, Prepared
 from ibot_hub.store import Manifest
@@ -20,6 +20,7 @@ def manifest(**changes: Any) -> Manifest:
     facts: dict[str, Any] = {
         "model": "m", "arch": "a", "network": None, "weights": "", "source": "", "images": 3, "listing": "", "preprocessing": {},
         "tokens": "both", "layers": 1, "pool": "cls", "dtype": "float32", "batch_size": 3, "format": "npy", "shard_size": 3,
+        "device": "cpu",
         "columns": {"feature": [64], "patches": None}, "versions": {},
     }  # fmt: skip
     return Manifest(**(facts | changes))
@@ -59,7 +60,7 @@ def test_values_that_are_not_finite_are_told() -> None:
     transform = ImageTransform(size=32)
     images = batch(transform, [(40, 40)])
     columns = batch_features(broken, transform, images, manifest(columns={"feature": [64]}, tokens="cls"))
-    with pytest.raises(IBotError, match="not finite in float32"):
+    with pytest.raises(WeightsError, match="not finite in float32"):
         shard_rows(images.images, [columns], manifest(columns={"feature": [64]}))
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ibot_hub import extraction
 from ibot_hub.errors import SourceError, StoreError, UsageError
 from ibot_hub.extraction import Extraction, Job, extract, run_parts
 from ibot_hub.features import open_features
@@ -119,6 +120,11 @@ def test_kill_and_rerun_gives_the_same_bytes(pictures: Path, undisturbed: Path, 
     assert any(0 < whole < 16 for whole in found), f"no kill struck in mid-run: {found}"
 
 
+def test_a_part_without_shards_is_no_failure(model: Model, pictures: Path, tmp_path: Path) -> None:
+    result = extract(model, pictures, tmp_path, part="1/2", limit=3)
+    assert (result.images, result.failed) == (0, 0)
+
+
 def test_parts_equal_the_whole(pictures: Path, undisturbed: Path, tmp_path: Path) -> None:
     both = [in_a_process(pictures, tmp_path / "out", part=f"{index}/2") for index in (0, 1)]
     for process in both:
@@ -139,6 +145,27 @@ def test_several_devices_equal_one(model: Model, pictures: Path, undisturbed: Pa
     assert shards(tmp_path / "out") == shards(undisturbed)
 
 
+def run_on_two(source: Path, out: Path) -> None:
+    """What one command does on a machine with two GPUs; CPUs stand for them, since few test machines have two."""
+    extraction.choose_devices = lambda choice: [torch.device("cpu"), torch.device("cpu")]  # type: ignore[attr-defined]
+    run(source, out, size=448)
+
+
+def test_the_processes_of_several_devices_end_with_the_command(pictures: Path, tmp_path: Path) -> None:
+    process = PROCESSES.Process(target=run_on_two, args=(pictures, tmp_path / "out"))
+    process.start()
+    while not shards(tmp_path / "out"):
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    time.sleep(0.5)  # for a batch that was under way
+    written = shards(tmp_path / "out").keys()
+    assert len(written) < 16
+    time.sleep(1)
+    assert shards(tmp_path / "out").keys() == written
+
+
 def test_a_second_writer_of_the_same_part_is_refused(model: Model, pictures: Path, tmp_path: Path) -> None:
     first = in_a_process(pictures, tmp_path / "out", size=448)
     while not shards(tmp_path / "out"):
@@ -157,7 +184,7 @@ def test_a_second_writer_of_the_same_part_is_refused(model: Model, pictures: Pat
         first.join()
 
 
-def test_a_rerun_does_nothing_and_other_parameters_are_named(model: Model, pictures: Path, undisturbed: Path) -> None:
+def test_a_rerun_does_nothing_and_other_parameters_are_named(model: Model, pictures: Path, undisturbed: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("shard-*")}
     again = extract(model, pictures, undisturbed)  # sizes left open are kept as they were
     assert (again.images, again.resumed, again.failed) == (96, 96, 1)
@@ -170,6 +197,8 @@ def test_a_rerun_does_nothing_and_other_parameters_are_named(model: Model, pictu
         extract(model, pictures, undisturbed, dtype="bfloat16")
     with pytest.raises(StoreError, match=r"with source=.*pictures\d+, now source=.*/a;"):
         extract(model, pictures / "a", undisturbed)
+    (undisturbed / "listing.parquet").rename(tmp_path / "listing.parquet")
+    assert extract(model, pictures, undisturbed).resumed == 96  # a listing that is gone is made again
     with pytest.raises(StoreError, match="with images=96, now images=5"):
         extract(model, pictures, undisturbed, limit=5)
     student = load(CHECKPOINT, network="student")
@@ -252,12 +281,16 @@ def test_all_broken_is_still_a_whole_result(model: Model, tmp_path: Path) -> Non
     assert len((tmp_path / "out" / "failed.jsonl").read_text().splitlines()) == 3
 
 
-def test_sources_without_images_leave_nothing_behind(model: Model, tmp_path: Path) -> None:
+def test_sources_without_images_cost_nothing(model: Model, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for source in ("empty", "missing"):
+    with pytest.raises(SourceError, match="There is no"):
+        extract(model, tmp_path / "missing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    extract(model, pictures, tmp_path / "kept", limit=3)
+    for source in ("missing", "empty"):
         with pytest.raises(SourceError, match=str(tmp_path / source)):
-            extract(model, tmp_path / source, tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+            extract(model, tmp_path / source, tmp_path / "kept", overwrite=True)
+        assert len(open_features(tmp_path / "kept")) == 3
     (tmp_path / "empty" / "1.png").write_bytes(b"")
     assert extract(model, tmp_path / "empty", tmp_path / "out").failed == 1
 

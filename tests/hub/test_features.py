@@ -32,7 +32,7 @@ def of_image(row: int, shapes) -> dict[str, np.ndarray]:
 
 def save(folder: Path, format: str, shapes=FIXED) -> Path:
     texts = {field: field for field in ("model", "arch", "network", "weights", "source", "listing", "tokens", "pool", "dtype")}
-    numbers = {"images": IMAGES, "shard_size": SHARD, "layers": 1, "batch_size": 2}
+    numbers = {"images": IMAGES, "device": "cpu", "shard_size": SHARD, "layers": 1, "batch_size": 2}
     save_manifest(folder, Manifest(**texts, **numbers, format=format, columns=shapes, preprocessing={}, versions={}))
     for index, first in enumerate(range(0, IMAGES, SHARD)):
         share = range(first, min(first + SHARD, IMAGES))
@@ -180,7 +180,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 def test_memory_is_that_of_what_is_read_not_of_the_folder(tmp_path, format):
     shapes = {"feature": [8], "patches": [14, 14, 768]}
     manifest = Manifest(
-        **dict.fromkeys(("model", "arch", "network", "weights", "source", "listing", "tokens", "pool", "dtype"), ""),
+        **dict.fromkeys(("model", "arch", "network", "weights", "source", "listing", "tokens", "pool", "dtype", "device"), ""),
         **{"images": 400, "shard_size": 400, "layers": 1, "batch_size": 1, "format": format, "columns": shapes},
         **{"preprocessing": {}, "versions": {}},
     )

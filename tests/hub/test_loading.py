@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ibot_hub
-from ibot_hub import loading, weights
+from ibot_hub import catalog, loading, weights
 from ibot_hub.catalog import info
 from ibot_hub.errors import DownloadError, UnknownModelError, UsageError, WeightsError
 from ibot_hub.images import IMAGENET_MEAN, IMAGENET_STD
@@ -35,7 +35,9 @@ def full(golden: Path) -> Path:
 
 @pytest.fixture
 def mirror(tmp_path: Path, full: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the shape of the official host, with a small network in the place of each large one; and an empty cache."""
+    """A folder in the shape of the official host, and an empty cache; a catalogue in which every network is a small one."""
+    small = tuple(replace(entry, arch="ViT-128x2/16", patterns=96) for entry in catalog.CATALOG)
+    monkeypatch.setattr(catalog, "CATALOG", small)
     folder = tmp_path / "mirror"
     monkeypatch.setenv("IBOT_HUB_MIRROR", str(folder))
     monkeypatch.setenv("IBOT_HUB_CACHE", str(tmp_path / "cache"))
@@ -251,6 +253,20 @@ def test_dtypes(full: Path, tmp_path: Path, asked: str | torch.dtype | None, giv
         assert {parameter.dtype for parameter in model.parameters()} == {given}
         assert model.dtype == given
         assert str(given).removeprefix("torch.") in repr(model)
+
+
+def test_what_is_not_what_the_catalogue_says_is_refused(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for change, said in ((("arch", "ViT-S/16"), "holds a ViT-128x2/16"), (("patterns", 8192), "96 patterns")):
+        wrong = tuple(replace(entry, **{change[0]: change[1]}) for entry in catalog.CATALOG)
+        monkeypatch.setattr(catalog, "CATALOG", wrong)
+        with pytest.raises(WeightsError, match=said):
+            load("vit_s16", head=True)
+
+
+def test_a_device_that_is_not_there_is_told(full: Path) -> None:
+    for device in ("gpu", "cuda:7"):
+        with pytest.raises(UsageError, match=f"cannot be put on '{device}'"):
+            load(full, device=device)
 
 
 def test_a_model_comes_ready_to_use(full: Path) -> None:

@@ -52,6 +52,7 @@ def a_manifest(**changes) -> Manifest:
         "dtype": "float32",
         "batch_size": 8,
         "format": "parquet",
+        "device": "cpu",
         "shard_size": 4,
         "columns": SHAPES,
         "versions": {"ibot-hub": "0.1.0"},
