@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ibot_hub.catalog import Checkpoint
 from ibot_hub.errors import WeightsError
 from ibot_hub.head import Head, head_like
 from ibot_hub.origin import Origin
@@ -66,6 +67,16 @@ def arch_name(backbone: Backbone) -> str:
         return f"{known}/{backbone.layers[0].blocks[0].window_size[0]}"
     known = _VIT_NAMES.get((backbone.embed_dim, len(backbone.blocks)), f"ViT-{backbone.embed_dim}x{len(backbone.blocks)}")
     return f"{known}/{backbone.patch}"
+
+
+def check_entry(entry: Checkpoint, backbone: Backbone, projection: Head | None, path: Path) -> None:
+    """Raises WeightsError unless what came under a name of the catalogue is what the catalogue says."""
+    arch, patterns = arch_name(backbone), projection.last_layer.weight_v.shape[0] if projection else entry.patterns
+    if arch != entry.arch or (entry.patterns and patterns != entry.patterns):
+        raise WeightsError(
+            f"{path} is not {entry.name}: it holds a {arch} with {patterns} patterns, should be {entry.arch} with {entry.patterns}; "
+            "remove it, or load it by its path."
+        )
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:

@@ -179,6 +179,6 @@ def info(name: str) -> Checkpoint:
     for entry in CATALOG:
         if entry.name == name:
             return entry
-    near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), list_models(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UnknownModelError(f"No model is called {name!r}: {hint}`ibot models` lists all; a file or folder is given by its path.")

@@ -157,5 +157,6 @@ def _reason(problem: Exception, timeout: float) -> str:
     if isinstance(problem, requests.Timeout) or (problem.args and isinstance(problem.args[0], ReadTimeoutError)):
         return f"nothing arrives for {timeout:g} s"
     if isinstance(problem, requests.ConnectionError):
-        return "no connection: " + str(problem).rpartition(": ")[2].rstrip("\"')>")  # of nested errors the innermost
+        innermost = str(problem).rpartition(": ")[2].rstrip("\"')>")
+        return f"no connection: {innermost}" + ")" * (innermost.count("(") - innermost.count(")"))
     return str(problem)

@@ -77,16 +77,25 @@ def extract(
     options = replace(options or ExtractOptions(), **changes)
     started = time.perf_counter()
     folder = Path(out)
-    part = Part.parse(options.part) if options.part else Part.from_environment()
-    if options.overwrite and part.count > 1:
-        raise UsageError(f"overwrite would remove what the other parts write; remove {folder} first, then start the parts.")
+    part, devices = check_request(str(source), options)
     check_options(model, options)
-    kind_of(str(source))  # before anything is written: a name that leads nowhere leaves nothing behind
-    devices = _own_devices(choose_devices(options.device))
     with _only_writer(folder, part):
         manifest, listing = plan_extraction(model, str(source), folder, options, devices[0], stdin)
         workers = options.workers or max(1, own_cores() // max(len(devices), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return _run(Job(model, listing, manifest, folder, workers), part, devices, started)
+
+
+def check_request(source: str, options: ExtractOptions) -> tuple[Part, list[torch.device]]:
+    """The part and the devices of this process; what can be seen to be wrong without a model is told before anything is written.
+
+    Raises:
+        SourceError: the source leads nowhere; UsageError: a device that is not here, a part that is none.
+    """
+    part = Part.parse(options.part) if options.part else Part.from_environment()
+    if options.overwrite and part.count > 1:
+        raise UsageError("overwrite would remove what the other parts write; remove the folder first, then start the parts.")
+    kind_of(source)
+    return part, _own_devices(choose_devices(options.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +115,8 @@ def _run(job: Job, part: Part, devices: Sequence[torch.device], started: float) 
     sizes = {k: min(manifest.shard_size, manifest.images - k * manifest.shard_size) for k in part.shards(manifest.shards)}
     resumed = sum(size for k, size in sizes.items() if store.is_written(folder, k, manifest.format))
     waited = 0.0
-    with tqdm(total=sum(sizes.values()), initial=resumed, unit="img", desc="extracting", file=sys.stderr, disable=None) as bar:
+    total, precision = sum(sizes.values()), f"extracting in {manifest.dtype}"
+    with tqdm(total=total, initial=resumed, unit="img", desc=precision, file=sys.stderr, disable=None) as bar:
 
         def advance(count: int, seconds: float) -> None:
             nonlocal waited

@@ -93,7 +93,7 @@ def _chosen(rows: Any, count: int) -> NDArray[np.int64]:
     return np.asarray(np.arange(count)[rows])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """A folder of features as one table of N rows in the order of the source; images that could not be read are in `failures`."""
 
@@ -106,6 +106,10 @@ class Features:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {list(shape) if shape else 'of any shape'}" for name, shape in self.manifest.columns.items())
+        return f"Features({self.folder}: {len(self)} images by {self.manifest.model}: {columns}; {len(self.failures)} failed)"
+
     @cached_property
     def paths(self) -> list[str]:
         """N paths, as the source names them."""
@@ -117,12 +121,12 @@ class Features:
 
     @property
     def widths(self) -> NDArray[np.int32]:
-        """N widths of the images as they are on disk, pixels."""
+        """N widths of the images as they are shown, EXIF rotation applied, in pixels."""
         return self._integers("width")
 
     @property
     def heights(self) -> NDArray[np.int32]:
-        """N heights of the images as they are on disk, pixels."""
+        """N heights of the images as they are shown, in pixels."""
         return self._integers("height")
 
     @property

@@ -13,6 +13,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
 
 from ibot_hub import weights
+from ibot_hub.backbones import build_backbone, build_head, check_entry
 from ibot_hub.catalog import Checkpoint
 from ibot_hub.download import download, megabytes
 from ibot_hub.errors import DownloadError, WeightsError
@@ -90,7 +91,7 @@ def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
             address = huggingface_hub.hf_hub_url(repo_id, "model.safetensors", revision=revision)
             size = huggingface_hub.get_hf_file_metadata(address).size or 0
             print(f"{name}: downloading {megabytes(size)} from {address}", file=sys.stderr)
-        return Path(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(REPOSITORY_FILES)))
+        folder = Path(huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(REPOSITORY_FILES)))
     except hub_errors.HFValidationError as error:
         raise DownloadError(f"{repo_id!r} is no name of a repository; it is written hf-hub:organisation/name.") from error
     except hub_errors.GatedRepoError as error:
@@ -110,6 +111,27 @@ def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
         raise DownloadError(
             f"{name} could not be fetched from Hugging Face: {reason}; try again later, or `hf auth login` where access is refused."
         ) from error
+    if not (folder / "model.safetensors").exists():
+        return folder  # `weights.read` says what is missing
+    try:
+        _check_repository(repo_id, folder)
+    except OSError as error:
+        raise DownloadError(f"{name} cannot be recorded: {error}; make room in {cache_folder()}, or set IBOT_HUB_CACHE.") from error
+    return folder
+
+
+def _check_repository(repo_id: str, folder: Path) -> None:
+    """Record the weights of a repository's commit at first use; ever after they must be the same."""
+    file = folder / "model.safetensors"
+    known_as = cache_folder() / "repositories" / repo_id / folder.name / file.name  # the folder is called after the commit
+    record = read_record(known_as)
+    if record:
+        check_unchanged(file, record)
+        return
+    status, digest = file.stat(), sha256(file)
+    record = Record(f"hf-hub:{repo_id}@{folder.name}", digest, False, digest, status.st_size, status.st_mtime_ns, table_sha256(file))
+    known_as.parent.mkdir(parents=True, exist_ok=True)
+    write_json(record_file(known_as), asdict(record))
 
 
 def _offline() -> bool:
@@ -145,7 +167,8 @@ def _source(checkpoint: Checkpoint, file: str) -> str | Path:
         path = Path(mirror).expanduser() / place
         if path.exists():
             return path
-        raise DownloadError(f"{path} does not exist; put {file} there, or unset IBOT_HUB_MIRROR. {checkpoint.notes}".rstrip())
+        by_hand = "" if checkpoint.host else f" {checkpoint.notes}"
+        raise DownloadError(f"{path} does not exist; put {file} there, or unset IBOT_HUB_MIRROR.{by_hand}")
     host = mirror or checkpoint.host
     if host:
         return f"{host.rstrip('/')}/{place}"
@@ -182,6 +205,8 @@ def _convert(
         content = replace(content, origin=replace(content.origin, network=network or content.origin.network))
     else:
         content = weights.read(original, network, head)
+    backbone = build_backbone(content, original)
+    check_entry(checkpoint, backbone, build_head(content, backbone, original), original)
     stem = (network or "teacher") + ("-head" if content.head else "")
     path, temporary = folder / f"{stem}.safetensors", folder / f".{stem}.safetensors.tmp"
     weights.save(content, temporary)  # leaves nothing where it fails

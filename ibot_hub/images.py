@@ -17,14 +17,15 @@ import pyarrow
 import torch
 from PIL import Image, ImageOps
 
+from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.options import Resize
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 
 MAX_PIXELS = 178_956_970  # where Pillow stops by default: half a GiB as RGB
+MAX_SIZE = 8192  # pixels; a ViT's work grows with its fourth power
 MAX_ASPECT = 16  # with `keep`: the longest image is this many times as long as it is wide
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Ghostscript would have to run (EPS), Windows would have to draw (WMF), or Pillow has no decoder at all.
 NOT_PIXELS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
@@ -163,8 +164,8 @@ class ImageTransform:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.patch < 1:
-            raise UsageError(f"size is {self.size} and patch {self.patch}; both must be at least 1.")
+        if not 1 <= self.size <= MAX_SIZE or self.patch < 1:
+            raise UsageError(f"size is {self.size} and patch {self.patch}; both must be at least 1, and size at most {MAX_SIZE} pixels.")
         if self.resize not in get_args(Resize):
             raise UsageError(f"resize is {self.resize!r}; it must be one of {', '.join(get_args(Resize))}.")
         if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([self.mean, self.std]).all() or min(self.std) <= 0:

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 
 from ibot_hub import hub, weights
-from ibot_hub.backbones import Backbone, arch_name, build_backbone, build_head
+from ibot_hub.backbones import arch_name, build_backbone, build_head, check_entry
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, info, list_models
 from ibot_hub.devices import DTYPES
-from ibot_hub.errors import UsageError, WeightsError
-from ibot_hub.head import Head
+from ibot_hub.errors import UsageError
 from ibot_hub.images import ImageTransform
 from ibot_hub.model import Card, Model
 from ibot_hub.record import read_record
@@ -47,7 +46,7 @@ def load(
     backbone = build_backbone(tensors, found.path)
     projection = build_head(tensors, backbone, found.path)
     if found.entry:
-        _check_entry(found.entry, backbone, projection, found.path)
+        check_entry(found.entry, backbone, projection, found.path)
     origin = tensors.origin
     entry = found.entry
     transform = ImageTransform(
@@ -65,16 +64,6 @@ def load(
         raise UsageError(
             f"The model cannot be put on {device!r}: {str(error).splitlines()[0]} `ibot doctor` shows what is here."
         ) from error
-
-
-def _check_entry(entry: Checkpoint, backbone: Backbone, projection: Head | None, path: Path) -> None:
-    """What came under a name of the catalogue is what the catalogue says."""
-    arch, patterns = arch_name(backbone), projection.last_layer.weight_v.shape[0] if projection else entry.patterns
-    if arch != entry.arch or (entry.patterns and patterns != entry.patterns):
-        raise WeightsError(
-            f"{path} is not {entry.name}: it holds a {arch} with {patterns} patterns, should be {entry.arch} with {entry.patterns}; "
-            "remove it, or load it by its path."
-        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ class Card:
     verified: bool | None = None  # digest: True known and equal, False only recorded at first use, None not from the catalogue
     licence: str = ""
 
+    def in_words(self) -> str:
+        """Architecture, network, and whether the weights are of unknown origin."""
+        network = f"{self.network} network" if self.network else "network not stated"
+        return f"{self.arch}, {network}" + (", unverified" if self.verified is False else "")
+
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
@@ -117,11 +122,9 @@ class Model(nn.Module):
         return next(self.parameters()).dtype
 
     def __repr__(self) -> str:
-        network = f"{self.card.network} network" if self.card.network else "network not stated"
         head = "with head" if self.head is not None else "without head"
-        checked = ", unverified" if self.card.verified is False else ""
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"Model({self.card.name}: {self.card.arch}, {network}, {head}, {dtype} on {self.device}{checked})"
+        return f"Model({self.card.name}: {self.card.in_words()}, {head}, {dtype} on {self.device})"
 
     def _prepare(self, images: ImageLike | Sequence[ImageLike] | Tensor, transform: ImageTransform | None) -> tuple[Tensor, bool]:
         """A batch on the model's device in its dtype, and whether gradients are wanted."""

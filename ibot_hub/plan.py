@@ -1,6 +1,7 @@
 """Model, source and options -> the manifest of an extraction and the listing it walks through."""
 
 import hashlib
+import os
 import platform
 import sys
 from dataclasses import replace
@@ -39,13 +40,14 @@ def plan_extraction(
     Raises:
         SourceError: no images; StoreError: `folder` was made otherwise (each difference is named).
     """
-    source = source if source == "-" else str(Path(source).absolute())
+    source = source if source == "-" else os.path.abspath(source)  # noqa: PTH100  Path.absolute keeps ".."
     with FileLock(folder / ".plan.lock"):
         begun = (folder / store.MANIFEST).exists() and not options.overwrite
         earlier = store.read_manifest(folder) if begun else None
         if earlier is None or source == "-":
             # the paths on standard input can only be compared with the earlier ones when they are read again
-            listing = write_listing(source, folder / (STDIN_LISTING if earlier else LISTING), stdin=stdin or sys.stdin.buffer)
+            given = stdin or (sys.stdin.buffer if sys.stdin else None)
+            listing = write_listing(source, folder / (STDIN_LISTING if earlier else LISTING), stdin=given)
         elif earlier.source != source:
             raise StoreError(
                 f"{folder} was made with source={earlier.source}, now source={source}; use another --out, or --overwrite to start again."
@@ -57,7 +59,7 @@ def plan_extraction(
         if options.overwrite:  # only now: a source that cannot be listed costs nothing
             store.clear(folder, but=LISTING)
         manifest = _manifest(model, source, listing, options, device, earlier)
-        store.save_manifest(folder, manifest)
+        store.save_manifest(folder, manifest, anew=options.overwrite)
         (folder / STDIN_LISTING).unlink(missing_ok=True)
     return manifest, open_listing(folder / LISTING)
 

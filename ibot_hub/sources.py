@@ -44,6 +44,8 @@ def kind_of(source: str) -> Kind:
     """What `source` is, by what is there and how it begins. Raises SourceError if nothing is there or it cannot be read."""
     if source == "-":
         return "stdin"
+    if not source:
+        raise SourceError("The source is an empty name; give an image, a folder, a list of paths, a .tar, or - .")
     path = Path(source)
     try:
         mode = path.stat().st_mode

@@ -66,7 +66,7 @@ class Manifest:
     def identity(self) -> dict[str, Any]:
         """All that must be equal, flat, as JSON has it: {"layers": 4, "size": 224, ...}."""
         values: dict[str, Any] = json.loads(self.to_json())
-        del values["versions"]
+        del values["versions"], values["model"]  # the weights are compared, not how they were named
         columns = {f"shape of {name}": shape for name, shape in values.pop("columns").items()}
         return {**values.pop("preprocessing"), **values, **columns}
 
@@ -90,14 +90,14 @@ def prepare(folder: Path) -> None:
             raise StoreError(f"{folder} is not a folder of features: it holds {foreign} but no {MANIFEST}; choose another --out.")
 
 
-def save_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, or make sure that the one already there describes the same features (its versions stay).
+def save_manifest(folder: Path, manifest: Manifest, anew: bool = False) -> None:
+    """Write the manifest, or unless `anew` make sure that the one already there describes the same features (its versions stay).
 
     Several processes may do so at once: one writes, the others compare. Raises StoreError that names every difference.
     """
     prepare(folder)
     with _locked(folder):
-        if not (folder / MANIFEST).exists():
+        if anew or not (folder / MANIFEST).exists():
             with _replacing(folder / MANIFEST) as temporary:
                 temporary.write_text(manifest.to_json(), encoding="ascii")
             return
@@ -120,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def clear(folder: Path, but: str = "") -> None:
-    """Remove what an extraction wrote, and nothing else; the folder, its locks and the file called `but` stay.
+    """Remove shards, failures and temporaries; the folder, its manifest and locks, the file called `but` and what is not ours stay.
 
     Raises StoreError if it is no folder of features.
     """
@@ -129,7 +129,7 @@ def clear(folder: Path, but: str = "") -> None:
     names = {entry.name for entry in folder.iterdir() if not entry.name.endswith("lock") and entry.name != but}
     ours = [folder / name for name in sorted(names) if SHARD.fullmatch(name) or EARLY.fullmatch(name) or name == FAILED]
     try:
-        for path in [*ours, folder / MANIFEST]:  # the manifest last: if this is cut short, what is left still has its description
+        for path in ours:
             _remove(path)
     except OSError as error:
         raise StoreError(f"{folder} cannot be cleared ({error}); remove it by hand, or choose another --out.") from error

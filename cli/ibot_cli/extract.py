@@ -30,11 +30,12 @@ def extract_features(
 
     Stop it when you like: the same command goes on, and what it writes is the same to the byte.
     """
-    from ibot_hub.extraction import extract
+    from ibot_hub.extraction import check_request, extract
     from ibot_hub.loading import load
 
+    check_request(source, options)  # before a model is fetched for nothing
     loaded = load(model, network=network, head=False)
-    print(loaded, file=sys.stderr)
+    print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     part = Part.from_environment()
     if options.part is None and part.count > 1:
         print(f"part {part.index} of {part.count}, as the environment says; --part 0/1 takes all", file=sys.stderr)
@@ -59,12 +60,13 @@ def _facts(result: "Extraction") -> dict[str, object]:
 def _summary(result: "Extraction") -> str:
     manifest = result.manifest
     fresh = result.images - result.resumed
+    pace = f"{fresh / result.seconds:.1f} img/s, {result.waiting:.0%} of the time waiting for images"
+    rate = f"{fresh} images in {result.seconds:.1f} s, {pace}"
     columns = ", ".join(f"{name} {list(shape) if shape else 'of any shape'}" for name, shape in manifest.columns.items())
     share = f" (part {result.part.index} of {result.part.count})" if result.part.count > 1 else ""
     lines = [
         f"{result.images - result.failed} of {result.images} images{share} -> {result.out}: {columns}, {manifest.dtype}, {manifest.format}",
-        f"{fresh} images in {result.seconds:.1f} s, {fresh / result.seconds:.1f} img/s, {result.waiting:.0%} of the time waiting for images"
-        + (f"; {result.resumed} were there already" if result.resumed else ""),
+        "; ".join(([rate] if fresh else []) + ([f"{result.resumed} images were there already"] if result.resumed else [])),
     ]
     if result.failed:
         lines.append(f"{result.failed} images could not be read: {result.out / 'failed.jsonl'} says why")

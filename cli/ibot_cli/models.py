@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ibot_hub import catalog
+from ibot_hub.errors import UnknownModelError
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
 
@@ -17,6 +18,8 @@ def models(
 ) -> None:
     """List the models that can be loaded by name."""
     entries = [catalog.info(name) for name in catalog.list_models(pattern)]
+    if not entries:
+        raise UnknownModelError(f"No model's name matches {pattern!r}; `ibot models` lists all.")
     if as_json:
         print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
         return

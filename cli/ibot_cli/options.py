@@ -33,5 +33,7 @@ def options_from(options: type) -> Callable[[Callable[..., None]], Callable[...,
 
 def _parameter(field: "dataclasses.Field[Any]", hint: Any) -> inspect.Parameter:
     flag = "--" + field.name.replace("_", "-")
-    option = typer.Option(flag, help=field.metadata["help"], min=field.metadata["minimum"], show_default=field.default is not None)
+    metavar = "R G B" if "tuple" in str(hint) else None  # three words, one a channel
+    meta = field.metadata
+    option = typer.Option(flag, metavar=metavar, help=meta["help"], min=meta["minimum"], show_default=field.default is not None)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[hint, option])

@@ -1,6 +1,12 @@
 """`ibot extract-features`: what it says and how it ends."""
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +24,7 @@ def test_extract_features(ibot: Ibot, photos: Path, checkpoint: str, tmp_path: P
     assert (code, stdout) == (0, "")
     assert "teacher network" in stderr
     assert "3 of 3 images" in stderr
+    assert "extracting" not in stderr  # the progress line is for terminals
     assert open_features(tmp_path / "out").feature.shape == (3, 128)
     options = ("--model", checkpoint, "--network", "student", "--tokens", "both", "--json", "--mean", "0.5", "0.5", "0.5")
     code, stdout, _ = ibot("extract-features", photos / "coffee.jpg", "-o", tmp_path / "both", *options)
@@ -37,3 +44,27 @@ def test_exit_codes_of_broken_images(ibot: Ibot, checkpoint: str, tmp_path: Path
     Image.new("RGB", (50, 40)).save(source / "good.png")
     assert ibot(*base, "-o", tmp_path / "some")[0] == 0
     assert ibot(*base, "-o", tmp_path / "some", "--strict")[0] == 1
+
+
+def test_a_mistake_is_told_before_a_model_is_fetched(ibot: Ibot, photos: Path, tmp_path: Path) -> None:
+    """The model's name is wrong too, but that would be seen only by looking for it."""
+    for words, said in (((tmp_path / "missing",), "There is no"), ((photos, "--part", "3/2"), "it must be I/N")):
+        _, _, stderr = ibot("extract-features", *words, "--model", "vit_nope", "-o", tmp_path / "out")
+        assert said in stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_progress_line_is_shown_on_a_terminal(photos: Path, checkpoint: str, tmp_path: Path) -> None:
+    """A real process whose standard error is a terminal."""
+    main_end, terminal = pty.openpty()
+    words = ["extract-features", str(photos), "-o", str(tmp_path / "out"), "--model", checkpoint, "--size", "448"]
+    command = [sys.executable, "-c", f"import sys; sys.argv = ['ibot', *{words!r}]; from ibot_cli.main import main; main()"]
+    process = subprocess.Popen(command, stderr=terminal, stdout=subprocess.DEVNULL)
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # how Linux says that the terminal is closed
+        while block := os.read(main_end, 4096):
+            said += block
+    os.close(main_end)
+    assert process.wait() == 0
+    assert re.search(rb"extracting in \w+: 100%.*16/16 \[\d\d:\d\d<00:00, .*img/s.*waiting for images \d+%", said)

@@ -32,6 +32,13 @@ def test_bfloat16_only_where_the_cpu_multiplies_it(
     assert devices.choose_dtype("float16", torch.device("cpu")) == torch.float16
 
 
+# GPUs of two generations cannot be had here either.
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_bfloat16_only_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.choose_dtype("auto", torch.device("cuda", 0)) == dtype
+
+
 def test_the_choice_agrees_with_the_measurement() -> None:
     rates = devices.measure_products(torch.device("cpu"), seconds=0.1)
     assert set(rates) == set(devices.DTYPES)

@@ -186,7 +186,8 @@ def test_a_second_writer_of_the_same_part_is_refused(model: Model, pictures: Pat
 
 def test_a_rerun_does_nothing_and_other_parameters_are_named(model: Model, pictures: Path, undisturbed: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("shard-*")}
-    again = extract(model, pictures, undisturbed)  # sizes left open are kept as they were
+    renamed = load(os.path.relpath(CHECKPOINT))  # other names for the same weights and the same source
+    again = extract(renamed, pictures / "a" / "..", undisturbed)  # sizes left open are kept as they were
     assert (again.images, again.resumed, again.failed) == (96, 96, 1)
     assert {path: path.stat().st_mtime_ns for path in undisturbed.glob("shard-*")} == before
     with pytest.raises(StoreError, match=r"with layers=1, now layers=2"):
@@ -211,6 +212,9 @@ def test_overwrite_starts_again(model: Model, pictures: Path, tmp_path: Path) ->
     fresh = extract(model, pictures / "a", tmp_path / "out", overwrite=True, limit=3)
     assert (fresh.images, fresh.resumed) == (3, 0)
     assert open_features(tmp_path / "out").paths == ["000.jpg", "001.jpg", "002.jpg"]
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert extract(model, pictures / "b", tmp_path / "out", overwrite=True, limit=2).images == 2
+    assert (tmp_path / "out" / "notes.txt").exists()
     with pytest.raises(UsageError, match="overwrite would remove what the other parts write"):
         extract(model, pictures / "a", tmp_path / "out", overwrite=True, part="0/2")
 
@@ -301,6 +305,8 @@ def test_contradictions_are_told(model: Model, photos: Path, tmp_path: Path) -> 
         ({"tokens": "patches", "pool": "mean"}, "say tokens=both"),
         ({"pool": "mean", "layers": 2}, "of the last block alone"),
         ({"part": "2/2"}, "I from 0 to N-1"),
+        ({"size": 60_000}, "size at most 8192"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "each needs three numbers"),
         ({"device": "cuda"}, "sees no cuda device") if not torch.cuda.is_available() else ({"layers": 9}, "2 blocks"),
     ):
         with pytest.raises(UsageError, match=said):
@@ -322,6 +328,13 @@ def test_the_callers_model_stays_as_it_was(model: Model, photos: Path, tmp_path:
     assert torch.cosine_similarity(full, half, dim=0) >= 0.999
     # a rerun that leaves the precision open keeps it
     assert extract(model, photos, tmp_path / "out", limit=1).manifest.dtype == "bfloat16"
+
+
+def test_under_torchrun_each_process_takes_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [torch.device("cuda", index) for index in range(4)]
+    assert extraction._own_devices(devices) == devices
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert extraction._own_devices(devices) == [devices[2]]
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ def entry(server, backbone, cache):
     server.serve(FULL_PATH, FULL)
     server.serve(BACKBONE_PATH, backbone)
     return Checkpoint(
-        name="micro", arch="ViT", network="teacher", data="", host=server.url, folder="micro", backbone_file="checkpoint_teacher.pth",
+        name="micro", arch="ViT-128x2/16", network="teacher", data="", host=server.url, folder="micro",
+        backbone_file="checkpoint_teacher.pth",
         full_file="checkpoint.pth", sizes={"checkpoint_teacher.pth": len(backbone), "checkpoint.pth": len(FULL)},
         notes="Ask the authors.",
     )  # fmt: skip

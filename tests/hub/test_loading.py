@@ -277,7 +277,7 @@ def test_a_model_comes_ready_to_use(full: Path) -> None:
 
 
 def test_a_model_says_in_one_line_what_it_is(mirror: Path, full: Path, tmp_path: Path) -> None:
-    assert repr(load("vit_s16")) == "Model(vit_s16: ViT-128x2/16, teacher network, without head, float32 on cpu, unverified)"
+    assert repr(load("vit_s16")) == "Model(vit_s16: ViT-128x2/16, teacher network, unverified, without head, float32 on cpu)"
     assert repr(load(full, "student")) == f"Model({full}: ViT-128x2/16, student network, with head, float32 on cpu)"
     flat = tmp_path / "flat.pth"
     torch.save(dict(weights.read(full).backbone), flat)
