@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def test_a_mistake_is_told_before_a_model_is_fetched(ibot: Ibot, photos: Path, t
 def test_the_progress_line_is_shown_on_a_terminal(photos: Path, checkpoint: str, tmp_path: Path) -> None:
     """A real process whose standard error is a terminal."""
     main_end, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 160))
     words = ["extract-features", str(photos), "-o", str(tmp_path / "out"), "--model", checkpoint, "--size", "448"]
     command = [sys.executable, "-c", f"import sys; sys.argv = ['ibot', *{words!r}]; from ibot_cli.main import main; main()"]
     process = subprocess.Popen(command, stderr=terminal, stdout=subprocess.DEVNULL)

@@ -183,6 +183,13 @@ def test_what_is_no_checkpoint_leaves_nothing_behind(entry, server, cache, backb
     assert hub.fetch(entry).exists()
 
 
+def test_a_file_that_is_another_model_is_neither_kept_nor_remembered(entry, cache):
+    with pytest.raises(WeightsError, match=r"is not micro: it holds a ViT-128x2/16 .* should be ViT-S/16"):
+        hub.fetch(replace(entry, arch="ViT-S/16"))
+    assert [str(file.relative_to(cache)) for file in cache.rglob("*") if file.is_file()] == ["micro/.lock"]
+    assert hub.fetch(entry).exists()
+
+
 def _grow(path):
     path.write_bytes(path.read_bytes() + b"!")
 
@@ -260,7 +267,7 @@ def test_a_folder_as_mirror_is_read_where_it_lies_even_offline(entry, server, ca
     assert read_record(path).url == str(file)
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     assert not list(cache.rglob("*.pth*"))
-    with pytest.raises(DownloadError, match=r"checkpoint\.pth does not exist; put checkpoint\.pth there.*Ask the authors\."):
+    with pytest.raises(DownloadError, match=r"checkpoint\.pth does not exist; put checkpoint\.pth there"):
         hub.fetch(entry, head=True)
     file.write_bytes(backbone[:-1] + b"!")
     path.unlink()
@@ -374,9 +381,10 @@ def _serve_repository(server, name, files, revision):
             server.serve(f"/{name}/resolve/{at}/{path}", status=404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
 
 
-def _fetch_repositories(server, home, names, **environment):
+def _fetch_repositories(server, home, names, **changes):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    environment = inherited | {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"} | environment
+    environment = inherited | {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"IBOT_HUB_CACHE": str(home / "cache")} | changes
     command = [sys.executable, "-c", REPOSITORY_SCRIPT, *names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.splitlines(), done.stderr
@@ -410,6 +418,9 @@ def test_repositories_of_the_hub(server, tmp_path):
     assert not [request for request in server.requests if request.path.endswith((".bin", ".md"))]
     assert "org/pinned@v2: downloading 7e-06 MB from " in stderr
     assert stderr.count("downloading") == 2
+
+    (recorded,) = tmp_path.rglob("repositories/org/good/*/model.json")
+    assert json.loads(recorded.read_text())["sha256"] == _digest((Path(lines[0]) / "model.safetensors").read_bytes())
 
     server.requests.clear()
     offline, stderr = _fetch_repositories(server, tmp_path, ["org/good", "org/unseen"], HF_HUB_OFFLINE="1")

@@ -264,7 +264,9 @@ def test_every_difference_is_named_with_both_values(tmp_path):
     assert read_manifest(tmp_path).layers == 1
 
 
-@pytest.mark.parametrize("field", [name for name in Manifest.__dataclass_fields__ if name not in ("versions", "preprocessing", "columns")])
+@pytest.mark.parametrize(
+    "field", [name for name in Manifest.__dataclass_fields__ if name not in ("versions", "model", "preprocessing", "columns")]
+)
 def test_each_field_belongs_to_the_identity(tmp_path, field):
     save_manifest(tmp_path, a_manifest())
     with pytest.raises(StoreError, match=f"with {field}=.*, now {field}=other;"):
@@ -339,7 +341,7 @@ def test_clear_removes_what_an_extraction_wrote_and_nothing_else(tmp_path):
         (tmp_path / name).write_bytes(b"")
     clear(tmp_path)
     # a lock that another process holds must not be lost
-    assert {entry.name for entry in tmp_path.iterdir()} == kept | {".lock", ".part-0.lock"}
+    assert {entry.name for entry in tmp_path.iterdir()} == kept | {".lock", ".part-0.lock", "manifest.json"}
 
 
 def test_out_that_is_a_file_or_below_one_is_one_sentence(tmp_path):
