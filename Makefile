@@ -1,13 +1,12 @@
-# `make run` shows what the package does; `make test` checks it. Both need only Python 3.11 or newer, and are quick when repeated.
+# `make run` shows what the package does, with the small model that ships with it; `make test` checks it.
+# Both need only Python 3.11 or newer, and are quick when repeated.
 PYTHON ?= python3
 BIN := .venv/bin
-MODEL := tests/golden/vit_micro_checkpoint.pth
 
 .PHONY: run test test-all lint clean
 
 run: .venv/run
-	@echo "No model ships with the package yet: this uses $(MODEL), a tiny network with random weights in the official container."
-	$(BIN)/ibot extract-features examples/photos -o features --model $(MODEL)
+	$(BIN)/ibot extract-features examples/photos -o features --overwrite
 	@$(BIN)/python -c "import ibot_hub; print(ibot_hub.open_features('features'))"
 	@ls -l features
 

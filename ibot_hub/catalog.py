@@ -18,8 +18,8 @@ DINO_HOST = "https://dl.fbaipublicfiles.com/dino"
 class Checkpoint:
     """One published checkpoint: what it is, where its files are, and what its authors measured.
 
-    A checkpoint is fetched in one of three ways: from `host` (one folder with a backbone-only and a full file), from a
-    Hugging Face `repository`, or by hand (`host` and `repository` are None; `notes` says where it is to be had).
+    A checkpoint is had in one of four ways: from `host` (one folder with a backbone-only and a full file), from a Hugging Face
+    `repository`, with the package (`embedded`), or by hand (all three are None; `notes` says where it is to be had).
     """
 
     name: str
@@ -35,8 +35,9 @@ class Checkpoint:
     full_file: str | None = None  # student, teacher, heads and optimiser
     repository: str | None = None
     revision: str | None = None
+    embedded: str | None = None  # a file of the package, in `ibot_hub/embedded`: backbone and head
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> digest, where one is known
-    sizes: Mapping[str, int] = field(default_factory=dict)  # file name -> bytes, predicted from the tensors (2 % off at most)
+    sizes: Mapping[str, int] = field(default_factory=dict)  # file name -> bytes; of what is downloaded predicted (2 % off at most)
     metrics: Mapping[str, float] = field(default_factory=dict)  # published top-1 accuracies on ImageNet-1K in per cent
     licence: str = "Apache-2.0"
     paper: str = "iBOT, ICLR 2022 (arXiv:2111.07832)"
@@ -93,6 +94,13 @@ _UNKNOWN_EPOCHS = "The paper does not give the epochs of this run."
 
 # fmt: off
 CATALOG: tuple[Checkpoint, ...] = (
+    Checkpoint(
+        name="tiny", arch="ViT-192x4/8", network="teacher", data="Tiny ImageNet, 134 of 200 classes", epochs=3, masks="block",
+        patterns=1024, embedded="tiny.safetensors", sizes={"tiny.safetensors": 4_783_712},
+        sha256={"tiny.safetensors": "0bc90a7e8d5fe20e8715c3a324b36a569a849a8729a5c8264db15aacaf6f4582"},
+        notes="Ships with the package: 64 px, weak, to try things offline and for tests; vit_b16 has the paper's features. "
+        "Its images are for non-commercial research and education (ImageNet's terms).",
+    ),
     _official("vit_s16", "vits_16", "ViT-S/16", (87, 469), epochs=800, metrics=_accuracy(75.2, 77.9, 82.3)),
     _official("swin_t7", "swint_7", "Swin-T/7", (110, 575), epochs=300, metrics=_accuracy(75.3, 78.6)),
     _official("swin_t14", "swint_14", "Swin-T/14", (113, 582), epochs=300, metrics=_accuracy(76.2, 79.3)),

@@ -35,3 +35,15 @@ class SourceError(IBotError):
 
 class StoreError(IBotError):
     """A folder of features that cannot be written, resumed or opened."""
+
+
+class TrainingError(IBotError):
+    """A run that cannot start or go on."""
+
+
+class StoppedError(IBotError):
+    """A run that was asked to stop, and saved what it had; `exit_code` is the shell's for that signal."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal

@@ -56,6 +56,11 @@ class Head(nn.Module):
         self.last_layer = WeightNormLinear(bottleneck_dim, patterns)
         self.last_layer2 = WeightNormLinear(bottleneck_dim, patch_patterns) if patch_patterns else None
 
+    @property
+    def patch_layer(self) -> WeightNormLinear:
+        """The last layer of the patches: their own, or that of [CLS] where it is shared."""
+        return self.last_layer if self.last_layer2 is None else self.last_layer2
+
     def bottleneck(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., bottleneck_dim], of length 1."""
         return F.normalize(self.mlp(x), dim=-1)
@@ -67,8 +72,7 @@ class Head(nn.Module):
 
     def patch_logits(self, x: Tensor) -> Tensor:
         """Patch tokens [..., D] -> logits [..., K]."""
-        layer = self.last_layer if self.last_layer2 is None else self.last_layer2
-        logits: Tensor = layer(self.bottleneck(x))
+        logits: Tensor = self.patch_layer(self.bottleneck(x))
         return logits
 
     def forward(self, tokens: Tokens) -> Logits:

@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def fetch(checkpoint: Checkpoint, *, network: str | None = None, head: bool | None = None) -> Path:
-    """A local, checked file or folder that `weights.read` opens; downloads what the cache does not hold.
+    """A local, checked file or folder that `weights.read` opens; downloads what neither the package nor the cache holds.
 
     Args:
         network: "teacher", "student" or None for the one the catalogue names, else the teacher.
@@ -38,8 +38,10 @@ def fetch(checkpoint: Checkpoint, *, network: str | None = None, head: bool | No
 
     Raises:
         DownloadError: nobody publishes it, it cannot be reached, it arrived with the wrong bytes, or the cache cannot be written.
-        WeightsError: the file in the cache was changed, or what was published does not hold what was asked.
+        WeightsError: the file in the package or the cache was changed, or what was published does not hold what was asked.
     """
+    if checkpoint.embedded:
+        return _embedded_file(checkpoint, checkpoint.embedded)
     if checkpoint.repository:
         return fetch_repository(checkpoint.repository, checkpoint.revision)
     network = network or checkpoint.network
@@ -60,6 +62,14 @@ def fetch(checkpoint: Checkpoint, *, network: str | None = None, head: bool | No
         raise DownloadError(
             f"{checkpoint.name} cannot be put into the cache: {error}; make room in {cache_folder()}, or set IBOT_HUB_CACHE."
         ) from error
+
+
+def _embedded_file(checkpoint: Checkpoint, name: str) -> Path:
+    """A file that came with the package, to the byte."""
+    path = Path(__file__).parent / "embedded" / name
+    if not path.exists() or sha256(path) != checkpoint.sha256[name]:
+        raise WeightsError(f"{path} is not the file that ibot-hub ships; install it again: pip install --force-reinstall ibot-hub.")
+    return path
 
 
 def cached_file(checkpoint: Checkpoint, *, network: str | None = None, head: bool | None = None) -> Path | None:

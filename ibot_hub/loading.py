@@ -73,7 +73,7 @@ class _Found:
     path: Path
     network: str | None  # to be read from that path
     entry: Checkpoint | None = None
-    checked: bool = False  # hashed and looked through when it entered the cache
+    checked: bool = False  # hashed, and looked through when it entered the cache or the package
     verified: bool | None = None
 
 
@@ -87,11 +87,13 @@ def _find(name: str | Path, network: str | None, head: bool | None) -> _Found:
     if name not in list_models() and (os.sep in name or Path(name).exists()):
         return _Found(Path(name), network)
     entry = info(name)
+    if (entry.repository or entry.embedded) and network not in (None, entry.network):
+        raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
     path = hub.fetch(entry, network=network, head=head)
     if entry.repository:
-        if network not in (None, entry.network):
-            raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
         return _Found(path, None, entry)
+    if entry.embedded:
+        return _Found(path, network, entry, checked=True, verified=True)
     record = read_record(path)
     return _Found(path, network, entry, checked=True, verified=record.verified if record else None)
 

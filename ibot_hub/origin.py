@@ -43,7 +43,7 @@ def origin_of_folder(path: Path) -> Origin:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise WeightsError(
-            f"{path} has no config.json; give the checkpoint file itself, or a folder in the layout of timm or transformers."
+            f"{path} has no config.json; give the checkpoint file itself, or the folder of a run, of timm or of transformers."
         )
     config = _json(config_file)
     kind = config.get("model_type") or config.get("architecture") or "nothing known"

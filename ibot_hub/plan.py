@@ -2,19 +2,15 @@
 
 import hashlib
 import os
-import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-import PIL
-import timm
 import torch
 from filelock import FileLock
 from PIL import Image
 
-import ibot_hub
 from ibot_hub import store
 from ibot_hub.backbones import Backbone
 from ibot_hub.devices import choose_dtype
@@ -25,6 +21,7 @@ from ibot_hub.model import Model
 from ibot_hub.options import ExtractOptions
 from ibot_hub.shards import Shapes
 from ibot_hub.store import Manifest
+from ibot_hub.versions import versions
 
 LISTING = "listing.parquet"
 STDIN_LISTING = ".listing.stdin.partial"  # compared with the earlier one, then removed
@@ -126,10 +123,7 @@ def _manifest(
         shard_size=shard_size,
         device=device.type,
         columns=_columns(model, transform, options),
-        versions={
-            "ibot-hub": ibot_hub.__version__, "torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__,
-            "python": platform.python_version(),
-        },
+        versions=versions(),
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Swin(SwinTransformer):
         for stage in self.layers:
             x = stage.downsample(x)
             for block in stage.blocks:
-                x = _windowed(block, x)
+                x = windowed(block, x)
         return _answer(self.norm(x))
 
     def last_layers(self, x: Tensor, count: int) -> list[Tokens]:
@@ -70,7 +70,7 @@ class Swin(SwinTransformer):
         for stage in self.layers:
             x = stage.downsample(x)
             for block in stage.blocks:
-                x = _windowed(block, x)
+                x = windowed(block, x)
                 if index >= total - count:
                     answers.append(_answer(self.norm(x) if stage is self.layers[-1] else x))
                 index += 1
@@ -81,10 +81,11 @@ def _answer(x: Tensor) -> Tokens:
     return Tokens(x.mean(dim=(1, 2)), x)
 
 
-def _windowed(block: SwinTransformerBlock, x: Tensor) -> Tensor:
+def windowed(block: SwinTransformerBlock, x: Tensor, scales: Tensor | None = None) -> Tensor:
     """One block by the official rule: padded to whole windows after norm1, then shifted (timm shifts first).
 
-    x is [B, H, W, C]. The zeros of the padding take part in attention, as they do in the official code.
+    x is [B, H, W, C]. The zeros of the padding take part in attention, as they do in the official code. `scales`, [2, B],
+    are factors of the two branches, in place of the block's own stochastic depth.
     """
     _, height, width, channels = x.shape
     window, shift = block.window_size[0], block.shift_size[0]
@@ -99,8 +100,10 @@ def _windowed(block: SwinTransformerBlock, x: Tensor) -> Tensor:
     y = window_reverse(windows, (window, window), padded_height, padded_width)
     if shift:
         y = torch.roll(y, (shift, shift), (1, 2))
-    x = x + block.drop_path1(y[:, :height, :width])
-    answer: Tensor = x + block.drop_path2(block.mlp(block.norm2(x)))
+    y = y[:, :height, :width]
+    x = x + (block.drop_path1(y) if scales is None else y * scales[0].view(-1, 1, 1, 1))
+    y = block.mlp(block.norm2(x))
+    answer: Tensor = x + (block.drop_path2(y) if scales is None else y * scales[1].view(-1, 1, 1, 1))
     return answer
 
 

@@ -22,11 +22,12 @@ class ViT(VisionTransformer):
         embed_dim, depth, num_heads, mlp_ratio: shape of the transformer.
         eps: of every LayerNorm; iBOT's is 1e-6.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        block_fn: the class of the blocks.
     """
 
     def __init__(
         self, *, img_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0,
-        eps: float = 1e-6, drop_path_rate: float = 0.0,
+        eps: float = 1e-6, drop_path_rate: float = 0.0, block_fn: type[Block] = Block,
     ) -> None:  # fmt: skip
         norm_layer = partial(nn.LayerNorm, eps=eps)
         super().__init__(
@@ -36,7 +37,7 @@ class ViT(VisionTransformer):
         # the blocks are made here, because older timm cannot compute their drop rates on the meta device
         self.blocks = nn.Sequential(
             *(
-                Block(
+                block_fn(
                     embed_dim,
                     num_heads,
                     mlp_ratio,

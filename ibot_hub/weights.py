@@ -45,7 +45,7 @@ def _allowed_globals() -> list[Any]:
 
 
 def read(path: Path, network: str | None = None, head: bool | None = None, *, check_finite: bool = True) -> Weights:
-    """The weights in `path`: an official full or backbone-only file, a safetensors file, a transformers or timm folder.
+    """The weights in `path`: an official full or backbone-only file, a safetensors file, a transformers or timm folder, a run's.
 
     Args:
         path: a file or a folder.
@@ -177,7 +177,10 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_folder(path: Path, network: str | None) -> Weights:
-    """A transformers `ViTModel` folder or a timm folder: `config.json` beside `model.safetensors`."""
+    """A run's folder, or one of transformers' `ViTModel` or of timm: `config.json` beside `model.safetensors`."""
+    exported = [name for name in ("teacher", "student") if (path / f"{name}.safetensors").is_file()]
+    if exported or (path / "recipe.toml").is_file():
+        return _read_run(path, exported, network)
     origin = origin_of_folder(path)
     file = path / "model.safetensors"
     if not file.is_file():
@@ -187,3 +190,13 @@ def _read_folder(path: Path, network: str | None) -> Weights:
     tensors, _ = _tensors(file)
     weights = Weights(from_transformers(tensors), None, None, origin) if origin.container == "transformers" else _assemble(tensors, origin)
     return _check_network(path, weights, network)
+
+
+def _read_run(path: Path, exported: list[str], network: str | None) -> Weights:
+    """The network of a run, which has a file for each that it exported."""
+    if not exported:
+        raise WeightsError(f"{path} is a run that has not saved a network yet; wait for its first checkpoint, or go on with it.")
+    chosen = network or exported[0]
+    if chosen not in exported:
+        raise WeightsError(f"{path} holds the {exported[0]}, not the {chosen}.")
+    return _read_safetensors(path / f"{chosen}.safetensors", chosen)

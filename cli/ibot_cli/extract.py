@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibot_cli.models import AsJson
+from ibot_cli.models import AsJson, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_hub.options import ExtractOptions
 from ibot_hub.parts import Part
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @options_from(ExtractOptions)
 def extract_features(
     source: Annotated[str, typer.Argument(help="An image, a folder, a text file of paths, .tar shards, or - for paths on standard input.")],
-    model: Annotated[str, typer.Option("--model", help="A name, a file, a folder or hf-hub:org/name; `ibot models` lists the names.")],
+    model: ModelName = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write; the same command goes on in it.")] = Path("features"),
     network: Annotated[str | None, typer.Option("--network", help="teacher or student; default: what the catalogue says.")] = None,
     as_json: AsJson = False,
@@ -34,7 +34,7 @@ def extract_features(
     from ibot_hub.loading import load
 
     check_request(source, options)  # before a model is fetched for nothing
-    loaded = load(model, network=network, head=False)
+    loaded = load(chosen_model(model), network=network, head=False)
     print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     part = Part.from_environment()
     if options.part is None and part.count > 1:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import ibot_hub
-from ibot_cli import doctor, extract, models
+from ibot_cli import doctor, extract, models, train
 from ibot_hub.errors import IBotError
 
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("extract-features")(extract.extract_features)
+app.command("train")(train.train)
 app.command("doctor")(doctor.doctor)
 
 

@@ -1,7 +1,8 @@
-"""`ibot models` and `ibot info`: the catalogue in words."""
+"""Models in words: `ibot models`, `ibot info`, and the `--model` of every other command."""
 
 import dataclasses
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -9,7 +10,25 @@ import typer
 from ibot_hub import catalog
 from ibot_hub.errors import UnknownModelError
 
+DEFAULT = "tiny"  # of every command; the library has none
+
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", help=f"A name, a file, a folder or hf-hub:org/name; `ibot models` lists the names; default: {DEFAULT}."),
+]
+
+
+def chosen_model(name: str | None) -> str:
+    """What --model names; where it names nothing, the small model that ships with the package, and one line that says so."""
+    if name is not None:
+        return name
+    limits = "64 px, a few hours of training: weak, to try things offline"
+    print(
+        f"no --model: this is {DEFAULT}, the small model that ships with the package ({limits}); --model vit_b16 has the paper's features.",
+        file=sys.stderr,
+    )
+    return DEFAULT
 
 
 def models(
@@ -49,6 +68,7 @@ def info(name: Annotated[str, typer.Argument(help="A name that `ibot models` lis
         "published": ", ".join(f"{name} {value}" for name, value in entry.metrics.items()),
         "backbone": _file(entry, entry.backbone_file),
         "full, with head": _file(entry, entry.full_file),
+        "in the package": _file(entry, entry.embedded),
         "repository": f"{entry.url()} (hf-hub:{entry.repository})" if entry.repository else None,
         "mean, std": f"{entry.mean}, {entry.std}",
         "licence": entry.licence,
@@ -62,15 +82,16 @@ def info(name: Annotated[str, typer.Argument(help="A name that `ibot models` lis
 
 
 def _row(entry: catalog.Checkpoint) -> tuple[str, ...]:
-    size = entry.sizes.get(entry.backbone_file or entry.full_file or "")
+    size = entry.sizes.get(entry.backbone_file or entry.full_file or entry.embedded or "")
     numbers = [str(value) if value else "-" for value in (entry.epochs, entry.metrics.get("k-NN"), entry.metrics.get("linear"))]
-    megabytes = f"{size // 1_000_000} MB" if size else "-"
+    megabytes = f"{size / 1e6:.0f} MB" if size else "-"
     return (entry.name, entry.arch, entry.network or "-", entry.data, *numbers, megabytes, entry.licence)
 
 
 def _file(entry: catalog.Checkpoint, file: str | None) -> str | None:
     if file is None:
         return None
-    size = f" ({entry.sizes[file] // 1_000_000} MB)" if file in entry.sizes else ""
+    size = f" ({entry.sizes[file] / 1e6:.0f} MB)" if file in entry.sizes else ""
     digest = f", sha256 {entry.sha256[file]}" if file in entry.sha256 else ", no digest published"
-    return f"{entry.url(file) or f'{file}, to be had by hand'}{size}{digest}"
+    place = f"{file}, backbone and head" if entry.embedded else entry.url(file) or f"{file}, to be had by hand"
+    return f"{place}{size}{digest}"

@@ -35,6 +35,17 @@ def test_extract_features(ibot: Ibot, photos: Path, checkpoint: str, tmp_path: P
     assert open_features(tmp_path / "both").manifest.preprocessing["mean"] == [0.5, 0.5, 0.5]
 
 
+def test_without_a_model_the_embedded_one_is_taken_and_named(ibot: Ibot, photos: Path, tmp_path: Path) -> None:
+    words = ("extract-features", photos, "--limit", "2", "--device", "cpu", "--dtype", "float32", "--json")
+    code, stdout, stderr = ibot(*words, "-o", tmp_path / "default")
+    assert (code, json.loads(stdout)["model"], json.loads(stdout)["columns"]) == (0, "tiny", {"feature": [192]})
+    first, second = stderr.splitlines()
+    assert "--model vit_b16" in first
+    assert second.startswith("tiny: ViT-192x4/8, teacher network")
+    assert ibot(*words, "-o", tmp_path / "chosen", "--model", "tiny")[2].splitlines() == [second]
+    assert (open_features(tmp_path / "default").feature[:] == open_features(tmp_path / "chosen").feature[:]).all()
+
+
 def test_exit_codes_of_broken_images(ibot: Ibot, checkpoint: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -1,10 +1,13 @@
 """The catalogue says what was published, where, and under which names."""
 
+import hashlib
 import re
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 
+import ibot_hub
 from ibot_hub.catalog import CATALOG, info, list_models
 from ibot_hub.errors import UnknownModelError
 
@@ -23,7 +26,7 @@ PARAMETERS = {
 def test_the_names_that_users_rely_on() -> None:
     names = list_models()
     assert len(set(names)) == len(names)
-    assert tuple(names[: len(OFFICIAL)]) == OFFICIAL
+    assert tuple(names[: 1 + len(OFFICIAL)]) == ("tiny", *OFFICIAL)
     assert {"phikon", "phikon_timm", "attmask_vit_s16", "fewture_vit_s16", "fewture_swin_t7", "visionfm_fundus", "visionfm_oct"} < set(
         names
     )
@@ -99,17 +102,29 @@ def test_sizes_follow_from_the_parameters(name: str) -> None:
         assert entry.sizes[entry.backbone_file] == pytest.approx(4 * backbone + tables, rel=0.01)
 
 
+def test_the_embedded_file_is_the_one_of_the_catalogue_and_small() -> None:
+    entry = info("tiny")
+    folder = Path(ibot_hub.__file__).parent / "embedded"
+    file = folder / (entry.embedded or "")
+    content = file.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == entry.sha256[file.name]
+    assert len(content) == entry.sizes[file.name] <= 20_000_000
+    card = (folder / "README.md").read_text()
+    for fact in (entry.arch, entry.licence, f"{entry.epochs} epochs", f"K = {entry.patterns}", "non-commercial research and education"):
+        assert fact in card
+
+
 def test_every_entry_can_be_had_in_exactly_one_way_and_says_how() -> None:
     for entry in CATALOG:
-        assert not (entry.host and entry.repository), entry.name
-        if not entry.repository:
+        assert sum(map(bool, (entry.host, entry.repository, entry.embedded))) <= 1, entry.name
+        if not entry.repository and not entry.embedded:
             assert entry.folder, entry.name  # its place below a mirror
             assert entry.file_for(entry.network, head=False), entry.name
-        if not entry.host and not entry.repository:
+        if not entry.host and not entry.repository and not entry.embedded:
             assert "github.com" in entry.notes, entry.name
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in entry.sha256.values()), entry.name
-        assert set(entry.sha256) | set(entry.sizes) <= {entry.backbone_file, entry.full_file}, entry.name
-        assert re.fullmatch(r"(ViT|Swin)-[TSBL]/\d+", entry.arch), entry.name
+        assert set(entry.sha256) | set(entry.sizes) <= {entry.backbone_file, entry.full_file, entry.embedded}, entry.name
+        assert re.fullmatch(r"(ViT|Swin)-([TSBL]|\d+x\d+)/\d+", entry.arch), entry.name
         assert entry.licence, entry.name
 
 

@@ -123,6 +123,38 @@ def test_the_catalogue_knows_how_images_are_prepared(mirror: Path) -> None:
     assert (official.transform.size, official.transform.patch, official.transform.resize) == (224, 16, "crop")
 
 
+# the model that ships with the package
+
+
+def test_the_embedded_model_needs_no_cache_and_no_network(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be made, and a host that is not there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IBOT_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("IBOT_HUB_MIRROR", "http://127.0.0.1:9")
+    model = load("tiny", head=True)
+    assert model.card == Card("tiny", "ViT-192x4/8", "teacher", verified=True, licence="Apache-2.0")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert (model.transform.size, model.transform.mean, model.transform.std) == (64, IMAGENET_MEAN, IMAGENET_STD)
+    tokens = model(photos / "coffee.jpg")
+    assert (tokens.cls.shape, tokens.patches.shape) == ((1, 192), (1, 8, 8, 192))
+    assert model.pattern_ids(photos / "coffee.jpg").ids.shape == (1, 8, 8)
+    assert load("tiny").head is not None  # it is in the file at hand
+    assert load("tiny", head=False).head is None
+    assert_holds(load("tiny", "teacher", dtype="float16"), Path(ibot_hub.__file__).parent / "embedded" / "tiny.safetensors", "teacher")
+
+
+def test_the_embedded_model_is_the_teacher_alone() -> None:
+    with pytest.raises(UsageError, match="tiny is published as the teacher alone; leave `network` out"):
+        load("tiny", network="student")
+
+
+def test_an_embedded_file_that_was_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for changes in ({"sha256": {"tiny.safetensors": "0" * 64}}, {"embedded": "missing.safetensors"}):
+        monkeypatch.setattr(loading, "info", lambda name, changes=changes: replace(info(name), **changes))
+        with pytest.raises(WeightsError, match=r"safetensors is not the file that ibot-hub ships; install it again"):
+            load("tiny")
+
+
 # files and folders
 
 
@@ -133,6 +165,19 @@ def test_a_file_says_what_it_holds(full: Path) -> None:
     assert model.card == Card(str(full), "ViT-128x2/16", "teacher")
     assert_holds(load(str(full), "student"), full, "student")
     assert load(full, head=False).head is None
+
+
+def test_the_folder_of_a_run(full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for network in ("teacher", "student"):
+        weights.save(weights.read(full, network), Path("run", f"{network}.safetensors"))
+    for network in ("teacher", "student"):
+        model = load("run", network)
+        assert_holds(model, full, network)
+        assert model.head is not None
+        assert model.card == Card("run", "ViT-128x2/16", network)
+    assert load(Path("run")).card.network == "teacher"
 
 
 def test_a_swin(golden: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from ibot_hub.swin import Swin
+from ibot_hub.swin import Swin, windowed
 
 SHAPE = {"patch_size": 4, "window_size": 7, "embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
 
@@ -48,3 +48,28 @@ def test_a_hidden_cell_says_nothing_of_its_pixels() -> None:
         assert not torch.equal(model(images).patches, model(changed).patches)
     with pytest.raises(ValueError, match="mask token"):
         model(images, mask)
+
+
+@pytest.mark.parametrize("shifted", [0, 1])
+def test_factors_of_the_branches_are_each_image_s_own(shifted: int) -> None:
+    """They stand in for the block's stochastic depth, so they are tried against a block that has them built in."""
+
+    class Factor(nn.Module):
+        def __init__(self, values: torch.Tensor) -> None:
+            super().__init__()
+            self.values = values
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([value * one for value, one in zip(self.values, x, strict=True)])
+
+    block = small().layers[0].blocks[shifted]
+    x, scales = torch.randn(3, 10, 9, 16), torch.tensor([[0.0, 1.25, 1.0], [1.25, 0.0, 1.0]])
+    with torch.no_grad():
+        ours, plain = windowed(block, x, scales), windowed(block, x)
+        block.drop_path1, block.drop_path2 = Factor(scales[0]), Factor(scales[1])
+        expected = windowed(block, x)
+    assert torch.equal(ours[2], plain[2])
+    assert torch.allclose(ours, expected, atol=1e-6)
+    assert not torch.allclose(ours[:2], plain[:2], atol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(windowed(block, x, torch.zeros(2, 3)), x)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch.nn import functional as F
 
 from ibot_hub.vit import ViT, positions
@@ -89,3 +89,22 @@ def test_initial_weights_are_the_official_ones() -> None:
     assert model.patch_embed.proj.weight.abs().max().item() == pytest.approx((3 * 16 * 16) ** -0.5, rel=0.01)  # PyTorch's own default
     assert isinstance(model.blocks[0].drop_path1, torch.nn.Identity)
     assert model.blocks[1].drop_path1.drop_prob == 0.1
+
+
+def test_blocks_are_of_the_class_asked_for() -> None:
+    class Doubled(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    shape = {"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
+    torch.manual_seed(0)
+    ours = ViT(**shape, block_fn=Doubled)
+    assert [type(block) for block in ours.blocks] == [Doubled, Doubled]
+    plain = small()
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in plain.state_dict().items())  # names and draws stay
+    images = torch.randn(1, 3, 64, 64)
+    tokens, height, width = plain.embed(images)
+    for block in plain.blocks:
+        tokens = 2 * block(tokens)
+    with torch.no_grad():
+        assert torch.equal(ours(images).patches, plain.norm(tokens)[:, 1:].unflatten(1, (height, width)))

@@ -234,6 +234,30 @@ def test_a_header_whose_length_begins_as_a_pickle_does(path: Path, tmp_path: Pat
         assert_equal(ours.backbone, original.backbone)
 
 
+# the folder of a run
+
+
+def test_a_run_holds_the_networks_that_it_exported(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_bytes(b"")
+    assert "is a run that has not saved a network yet; wait for its first checkpoint" in refusal(tmp_path)
+    student, teacher = weights.read(path, "student"), weights.read(path, "teacher")
+    weights.save(student, tmp_path / "student.safetensors")
+    assert_equal(weights.read(tmp_path).backbone, student.backbone)
+    assert "holds the student, not the teacher." in refusal(tmp_path, network="teacher")
+    weights.save(teacher, tmp_path / "teacher.safetensors")
+    for asked, network in ((None, teacher), ("teacher", teacher), ("student", student)):
+        ours = weights.read(tmp_path, asked)
+        assert ours.origin == network.origin
+        assert_equal(ours.backbone, network.backbone)
+        assert_equal(ours.head, network.head or {})
+        assert (ours.mask_token is None) == (network is teacher)
+
+
+def test_a_file_of_a_run_is_what_its_name_says(path: Path, tmp_path: Path) -> None:
+    weights.save(weights.read(path, "student"), tmp_path / "teacher.safetensors")
+    assert "teacher.safetensors holds the student; the teacher was asked for" in refusal(tmp_path)
+
+
 # folders of transformers and timm
 
 
@@ -340,7 +364,7 @@ def test_a_swin_of_timm_with_a_classifier(tmp_path: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[str | None, str]] = {
-    "no config": (None, "has no config.json; give the checkpoint file itself"),
+    "no config": (None, "has no config.json; give the checkpoint file itself, or the folder of a run"),
     "no JSON": ("{'model_type': 'vit'}", "config.json is not JSON: Expecting property name"),
     "no text": ("\udcff", "config.json is not JSON: "),
     "a list": ("[1, 2]", "config.json holds a list, not named settings"),

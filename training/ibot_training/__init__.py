@@ -1,1 +1,1 @@
-"""Pre-training: a recipe becomes weights; nothing is here yet."""
+"""Pre-training: a recipe becomes weights."""

@@ -1,0 +1,1 @@
+"""Features or a model become a frozen report, one file a protocol."""

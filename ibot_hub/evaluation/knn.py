@@ -1,0 +1,125 @@
+"""Weighted k-nearest-neighbour classification of features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ibot_hub.errors import UsageError
+
+INDEX_CHUNK = 65536  # images of the index, and
+QUERY_CHUNK = 1024  # queries, whose similarities are in memory at a time
+VOTES = 2**24  # in memory at a time: queries times classes
+
+
+@dataclass(frozen=True, eq=False)
+class KnnReport:
+    """How many queries their neighbours name rightly."""
+
+    ks: tuple[int, ...]  # numbers of neighbours
+    top1: tuple[float, ...]  # per cent of the queries, for each of `ks`
+    top5: tuple[float, ...]
+    correct: Tensor  # bool [ks, M] on the CPU: top-1 of each query, so that any subset of them can be reported
+    images: int  # N, of the index
+    queries: int  # M
+    classes: int  # of the index
+
+
+@torch.no_grad()
+def knn(
+    index: Tensor,
+    index_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+) -> KnnReport:
+    """Let the k nearest images of the index vote for the class of each query, as DINO and iBOT do (Tables 1 and 10).
+
+    Similarity is the cosine, in float32; a neighbour's vote weighs exp(similarity / temperature). Classes with equal votes rank
+    by their label, and a class without a vote is not among the best five (the official code fills these places by chance).
+    Besides what it is given it takes the queries in float32, 12 bytes a neighbour and about 0.6 GB.
+
+    Args:
+        index: features [N, D] of any length, type and device; that device computes.
+        index_labels: whole numbers [N], in any range.
+        queries: features [M, D].
+        query_labels: whole numbers [M].
+        ks: numbers of neighbours, each from 1 to N; more than there are is an error, as the number would promise what is not there.
+        temperature: in units of the cosine.
+
+    Raises:
+        UsageError: rows, lengths or labels that do not fit together, a number out of range, or features that are not finite.
+    """
+    _check_rows(index, index_labels, "index")
+    _check_rows(queries, query_labels, "queries")
+    if index.shape[1] != queries.shape[1]:
+        raise UsageError(f"Features of the index have length {index.shape[1]}, those of the queries {queries.shape[1]}.")
+    if not ks or not 1 <= min(ks) <= max(ks) <= len(index):
+        raise UsageError(f"ks is {list(ks)}; the index has {len(index)} images, so each number must be from 1 to {len(index)}.")
+    if temperature <= 0:
+        raise UsageError(f"temperature is {temperature}; it must be above 0.")
+    device = index.device
+    classes, index_labels = torch.unique(index_labels.to(device, torch.int64), return_inverse=True)  # [C], places in it [N]
+    query_labels = _places(query_labels.to(device, torch.int64), classes)
+    similarities, labels = _neighbours(index, index_labels, _normalised(queries.to(device), "queries"), max(ks))
+    ranks = torch.empty(len(ks), len(queries), dtype=torch.int64, device=device)
+    step = max(1, VOTES // len(classes))
+    for start in range(0, len(queries), step):
+        part = slice(start, start + step)
+        ranks[:, part] = _ranks(similarities[part], labels[part], query_labels[part], ks, temperature, len(classes))
+    top1, top5 = (tuple((ranks < best).double().mean(dim=1).mul(100).tolist()) for best in (1, 5))
+    return KnnReport(tuple(ks), top1, top5, (ranks == 0).cpu(), len(index), len(queries), len(classes))
+
+
+def _check_rows(features: Tensor, labels: Tensor, name: str) -> None:
+    if features.ndim != 2 or not len(features) or labels.shape != features.shape[:1]:
+        shapes = f"features {list(features.shape)} and labels {list(labels.shape)}"
+        raise UsageError(f"The {name} must be rows of features with one label a row; these are {shapes}.")
+
+
+def _places(labels: Tensor, classes: Tensor) -> Tensor:
+    """Where each label stands in the sorted `classes`."""
+    places = torch.searchsorted(classes, labels).clamp(max=len(classes) - 1)
+    missing = labels[classes[places] != labels]
+    if len(missing):
+        raise UsageError(f"Class {int(missing[0])} has no image in the index; of the queries, {len(missing)} are of such classes.")
+    return places
+
+
+def _normalised(features: Tensor, name: str, first: int = 0) -> Tensor:
+    """Rows of length 1 in float32; `first` is the number of the first one, for the message."""
+    features = features.float()
+    lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    broken = (~lengths.isfinite()).nonzero()
+    if len(broken):
+        raise UsageError(f"Feature {first + int(broken[0, 0])} of the {name} is not finite: the weights or the precision are wrong.")
+    return features.div(lengths.clamp(min=1e-12))
+
+
+def _neighbours(index: Tensor, labels: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities and labels [M, k] of the k nearest images of the index, nearest first; `queries` are of length 1."""
+    best = queries.new_full((len(queries), k), -torch.inf)
+    best_labels = labels.new_zeros(len(queries), k)
+    for first in range(0, len(index), INDEX_CHUNK):
+        rows = _normalised(index[first : first + INDEX_CHUNK], "index", first)
+        for start in range(0, len(queries), QUERY_CHUNK):
+            part = slice(start, start + QUERY_CHUNK)
+            found, places = (queries[part] @ rows.T).topk(min(k, len(rows)))
+            best[part], order = torch.cat([best[part], found], dim=1).topk(k)
+            best_labels[part] = torch.cat([best_labels[part], labels[first + places]], dim=1).gather(1, order)
+    return best, best_labels
+
+
+def _ranks(similarities: Tensor, labels: Tensor, truth: Tensor, ks: Sequence[int], temperature: float, classes: int) -> Tensor:
+    """How many classes come before the true one, [ks, m]; all of them where it has no vote."""
+    weights = ((similarities - similarities[:, :1]) / temperature).exp()  # the nearest weighs 1, so nothing overflows
+    earlier = torch.arange(classes, device=truth.device) < truth[:, None]  # [m, C]
+    ranks = []
+    for k in ks:
+        votes = weights.new_zeros(len(truth), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
+        own = votes.gather(1, truth[:, None])  # [m, 1]
+        rank = ((votes > own) | ((votes == own) & earlier)).sum(dim=1)
+        ranks.append(rank.where(own[:, 0] > 0, classes))
+    return torch.stack(ranks)

@@ -1,0 +1,214 @@
+"""One optimiser step: teacher, student, losses, gradients, AdamW, teacher again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ibot_training.distributed import World, at_rest, averaging, mean, shard, shared
+from ibot_training.losses import cls_loss, moved_centre, patch_loss, patch_weights, targets
+from ibot_training.networks import Learner, Views, build_pair, logits_of
+from ibot_training.optim import build_optimiser, clip_gradients, follow, pairs, set_rates
+from ibot_training.packing import PackedBlock
+from ibot_training.recipe import Recipe
+
+
+class Crops(Protocol):
+    """The share of a batch that goes through the networks at once; see `ibot_training.batches.Batch`."""
+
+    @property
+    def global_crops(self) -> Tensor: ...  # [G * B, 3, S, S], normalised, view by view
+    @property
+    def local_crops(self) -> Tensor | None: ...  # [L * B, 3, s, s]
+    @property
+    def global_masks(self) -> Tensor: ...  # bool [G * B, H, W], on the host
+    @property
+    def local_masks(self) -> Tensor | None: ...  # bool [L * B, h, w], on the host
+    @property
+    def drops(self) -> Tensor: ...  # uniform [(G + L) * B, 2 * blocks]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the schedules say of one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float  # of the teacher
+    cls_temperature: float  # of the teacher
+    patch_temperature: float
+    last_layer_frozen: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Means over the whole batch, on the device."""
+
+    total: Tensor
+    cls: Tensor
+    patch: Tensor
+    agreement: Tensor  # share of images whose first crop the teacher puts where the student puts the second
+    assigned: Tensor  # int64 [B], the pattern that the teacher finds most likely for each image of this process
+
+
+@dataclass(eq=False)
+class Progress:
+    """All that a step changes."""
+
+    recipe: Recipe
+    world: World
+    student: Learner
+    teacher: Learner
+    averaged: nn.Module  # the student as its gradients are to be computed: itself, or wrapped for several processes
+    optimiser: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    cls_centre: Tensor  # [K]
+    patch_centre: Tensor  # [K of patches]
+    dtype: torch.dtype  # of products
+
+
+def begin(recipe: Recipe, world: World, dtype: torch.dtype) -> Progress:
+    """Where a run starts: networks drawn from the recipe's seed, centres 0."""
+    student, teacher = build_pair(recipe.network, recipe.head, recipe.run.seed)
+    student.to(world.device).checkpointing = recipe.run.checkpointing
+    teacher.to(world.device)
+    if recipe.run.compile:
+        for learner in (student, teacher):
+            for block in _blocks(learner):
+                block.compile()
+    if recipe.run.parallel == "fsdp":
+        shard(world, student, _blocks(student))
+        shard(world, teacher, _blocks(teacher), entrance="features")
+    return Progress(
+        recipe, world, student, teacher, shared(world, student), build_optimiser(student),
+        torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16),
+        torch.zeros(recipe.head.patterns, device=world.device),
+        torch.zeros(teacher.head.patch_layer.weight_v.shape[0], device=world.device), dtype,
+    )  # fmt: skip
+
+
+def _blocks(learner: Learner) -> list[nn.Module]:
+    """A ViT's blocks; those of a Swin are not called as modules, and small."""
+    return [block for block in learner.backbone.modules() if isinstance(block, PackedBlock)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Taught:
+    """What the teacher says of a batch: probabilities for the student, and means for the centres."""
+
+    cls: Tensor  # [G, B, K]
+    patches: Tensor  # [M, K]
+    cls_mean: Tensor  # [K], of logits
+    patch_mean: Tensor  # [K]
+    assigned: Tensor  # int64 [B], the pattern of each first crop, without centring as everywhere but in the loss
+
+
+def take_step(progress: Progress, parts: Sequence[Crops], numbers: Numbers) -> Losses:
+    """One step over a batch that comes in parts, one after the other.
+
+    The centres move after the losses, once for the whole batch. A loss that is not finite leaves the student as it was: AdamW
+    looks at it on the device, so that the host need not wait.
+    """
+    recipe, world = progress.recipe, progress.world
+    set_rates(progress.optimiser, numbers.lr, numbers.weight_decay)
+    reports: list[Tensor] = []
+    assigned: list[Tensor] = []
+    for index, part in enumerate(parts):
+        views, weights = _views(recipe, part, world.device)
+        taught = _teach(progress, views, part, numbers)
+        with averaging(progress.averaged, index == len(parts) - 1):
+            with _autocast(progress):
+                cls, patches = progress.averaged(views, part.drops.to(world.device, non_blocking=True))
+            count = taught.cls.shape[1]
+            on_cls = cls_loss(cls.unflatten(0, (-1, count)), taught.cls, recipe.loss.student_temperature)
+            on_patches = patch_loss(patches, taught.patches, weights, recipe.loss.student_temperature)
+            loss = recipe.loss.cls_weight * on_cls + recipe.loss.patch_weight * on_patches
+            progress.scaler.scale(loss / len(parts)).backward()
+        assigned.append(taught.assigned)
+        second = cls.detach()[count : 2 * count] if len(cls) > count else cls.detach()
+        agreement = (assigned[-1] == second.argmax(-1)).float().mean()
+        shown = torch.stack([loss.detach(), on_cls.detach(), on_patches.detach(), agreement])
+        reports.append(torch.cat([shown, taught.cls_mean, taught.patch_mean]))
+    report = mean(world, torch.stack(reports).mean(0))
+    shown, cls_mean, patch_mean = report.split([4, len(progress.cls_centre), len(progress.patch_centre)])
+    _update(progress, numbers, finite=torch.isfinite(shown[0]))
+    progress.cls_centre = moved_centre(progress.cls_centre, cls_mean, recipe.loss.centre_momentum)
+    progress.patch_centre = moved_centre(progress.patch_centre, patch_mean, recipe.loss.patch_centre_momentum)
+    return Losses(shown[0], shown[1], shown[2], shown[3], torch.cat(assigned))
+
+
+def _views(recipe: Recipe, part: Crops, device: torch.device) -> tuple[Views, Tensor]:
+    """What the student is shown, and the weight of each hidden patch [M]."""
+    crops = [part.global_crops] + ([part.local_crops] if part.local_crops is not None else [])
+    on_host = [part.global_masks] + ([part.local_masks] if part.local_masks is not None else [])
+    hidden = torch.cat([mask.flatten() for mask in on_host]).nonzero().flatten()  # found on the host: nothing waits for the device
+    weights = patch_weights(on_host)
+    masks = [mask.to(device, non_blocking=True) for mask in on_host]
+    padded = [*masks, *[None] * (len(crops) - len(masks))]
+    return (
+        Views([crop.to(device, non_blocking=True) for crop in crops], padded, hidden.to(device, non_blocking=True)),
+        weights.to(device, non_blocking=True),
+    )
+
+
+@torch.no_grad()
+def _teach(progress: Progress, views: Views, part: Crops, numbers: Numbers) -> _Taught:
+    """The teacher sees the global crops whole (and the local ones where their patches are hidden from the student)."""
+    loss, teacher = progress.recipe.loss, progress.teacher
+    global_count = progress.recipe.crops.global_count
+    crops = len(views.crops[0])
+    shown = len([mask for mask in views.masks if mask is not None])
+    patches_of_globals = part.global_masks.numel()
+    if loss.patch_weight and loss.patch_centring:
+        # the centre is the mean over all patches of the global crops, hidden or not
+        everywhere = torch.arange(patches_of_globals, device=views.wanted.device)
+        inside = int(part.global_masks.sum())  # the hidden ones of the globals come first
+        wanted = torch.cat([everywhere, views.wanted[inside:]])
+        rows = torch.cat([views.wanted[:inside], torch.arange(patches_of_globals, len(wanted), device=wanted.device)])
+    else:
+        wanted, rows = views.wanted, torch.arange(len(views.wanted), device=views.wanted.device)
+        patches_of_globals = 0
+    with _autocast(progress):
+        cls, patches = teacher.features(Views(views.crops[:shown], [None] * shown, wanted), None)
+        vectors = teacher.head.bottleneck(torch.cat([cls[:crops], patches]))
+        of_cls, of_patches = vectors[:crops], vectors[crops:]
+        cls_logits, patch_logits = logits_of(teacher.head, torch.cat([of_cls, of_patches[rows]]), crops)
+        # the last layer is linear without bias: the mean of its logits is the logits of the mean
+        patch_mean = (
+            teacher.head.patch_layer(of_patches[:patches_of_globals].float().mean(0, keepdim=True))[0]
+            if patches_of_globals
+            else progress.patch_centre
+        )
+    return _Taught(
+        targets(cls_logits, progress.cls_centre if loss.centring else None, numbers.cls_temperature).unflatten(0, (global_count, -1)),
+        targets(patch_logits, progress.patch_centre if loss.patch_centring else None, numbers.patch_temperature, hard=loss.hard_labels),
+        cls_logits.float().mean(0),
+        patch_mean.float(),
+        cls_logits[: crops // global_count].argmax(-1),
+    )
+
+
+def _update(progress: Progress, numbers: Numbers, *, finite: Tensor) -> None:
+    optimiser, student = progress.optimiser, progress.student
+    progress.scaler.unscale_(optimiser)
+    trained = {name: parameter for name, parameter in student.named_parameters() if parameter.grad is not None}
+    limit = progress.recipe.optimiser.clip
+    if limit:
+        clip_gradients([p.grad for p in trained.values() if p.grad is not None], limit, each=progress.recipe.optimiser.clip_by == "tensor")
+    if numbers.last_layer_frozen:
+        for name, parameter in trained.items():
+            if "last_layer" in name:
+                parameter.grad = None
+    if not progress.scaler.is_enabled():
+        optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]  # read by the fused AdamW
+    progress.scaler.step(optimiser)
+    progress.scaler.update()
+    optimiser.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        follow(*pairs(dict(at_rest(progress.teacher).named_parameters()), dict(student.named_parameters())), numbers.momentum)
+
+
+def _autocast(progress: Progress) -> torch.autocast:
+    return torch.autocast(progress.world.device.type, progress.dtype, enabled=progress.dtype != torch.float32)
