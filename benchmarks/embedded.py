@@ -73,11 +73,18 @@ def extractor(name: str) -> Extract:
 
 
 def untrained(model: Model) -> ViT:
-    shape = model.backbone
+    """A ViT of the same shape with the weights that training starts from."""
     torch.manual_seed(0)
-    heads = shape.blocks[0].attn.num_heads
-    side = model.transform.size
-    return ViT(img_size=side, patch_size=shape.patch, embed_dim=shape.embed_dim, depth=model.depth, num_heads=heads).eval()
+    shape: Any = model.backbone  # timm's attributes are typed as if they might be anything
+    network = ViT(
+        img_size=model.transform.size,
+        patch_size=shape.patch,
+        embed_dim=shape.embed_dim,
+        depth=len(shape.blocks),
+        num_heads=shape.blocks[0].attn.num_heads,
+    )
+    network.eval()
+    return network
 
 
 @torch.inference_mode()
@@ -129,15 +136,14 @@ def main() -> None:
         if options.cifar_train:
             row |= cifar(extract, labelled(options.cifar_train, step), labelled(options.cifar_test, step))
         report["top-1"][name] = row
-        print(f"{name}: {time.perf_counter() - started:.0f} s")
-    show(report)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"{name}: {time.perf_counter() - started:.0f} s", {column: round(value, 2) for column, value in row.items()}, flush=True)
+        if options.json:  # after each model, because each takes minutes
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+    show(report["top-1"])
 
 
-def show(report: dict[str, Any]) -> None:
+def show(rows: dict[str, dict[str, float]]) -> None:
     """A Markdown table, and the target where all it takes was measured."""
-    rows = report["top-1"]
     columns = [name for name in COLUMNS if name in next(iter(rows.values()))]
     print(f"\n| top-1, % | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, row in rows.items():

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import ibot_hub
 from ibot_hub.errors import SourceError
 from ibot_training import checkpoint, loop
 from ibot_training.distributed import World, agreed, everyones, joined, mean, shard, share_of, shared, whole
@@ -214,6 +216,7 @@ def test_a_run_goes_on_in_shards_or_without(alone: Path, in_shards: Path, pictur
     assert [name for name in expected if not found[name].equal(expected[name])] == []
 
 
+@pytest.mark.long
 def test_a_run_goes_on_into_shards(alone: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert together(1, RECIPE, pictures, out, (0, "15", 3))[0].startswith("StoppedError: stopped after step 3 of 6")
@@ -221,13 +224,22 @@ def test_a_run_goes_on_into_shards(alone: Path, pictures: Path, tmp_path: Path) 
     assert_close(out, alone)
 
 
-@pytest.mark.parametrize("weights", [{"cls_weight": 0.0}, {"patch_weight": 0.0}])
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
+@pytest.mark.parametrize("weights", [{"cls_weight": 0.0}, {"patch_weight": 0.0}], ids=["patches", "cls"])
 def test_a_loss_alone(pictures: Path, tmp_path: Path, weights: dict[str, float], parallel: str) -> None:
-    """Layers that only the other loss would use get no gradient of worth, and nobody waits for one; nor for the mask token without masks."""
-    recipe = varied(
-        RECIPE, loss=weights, head={"sharing": "separate", "patch_patterns": 20}, masks={"start_epoch": 1}, run={"parallel": parallel}
-    )
+    """Nobody waits for gradients of layers that only the other loss uses, nor for one of the mask token in an epoch without masks."""
+    head = {"sharing": "separate", "patch_patterns": 20, "learn_lengths": False}
+    recipe = varied(RECIPE, loss=weights, head=head, masks={"start_epoch": 1}, run={"parallel": parallel})
+    assert together(2, recipe, pictures, tmp_path / "two") == ["done", "done"]
+    assert together(1, recipe, pictures, tmp_path / "one") == ["done"]
+    assert_close(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_swin(pictures: Path, tmp_path: Path, parallel: str) -> None:
+    swin = {"arch": "swin", "patch_size": 4, "embed_dim": 16, "depths": (1, 2, 1, 1), "heads": (1, 1, 2, 2), "window_size": 2}
+    recipe = varied(RECIPE, network=swin, crops={"global_size": 64, "local_size": 32}, run={"parallel": parallel})
     assert together(2, recipe, pictures, tmp_path / "two") == ["done", "done"]
     assert together(1, recipe, pictures, tmp_path / "one") == ["done"]
     assert_close(tmp_path / "two", tmp_path / "one")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ibot_hub.head import Head, head_like
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
-from ibot_training.networks import Learner, Views, build_pair
+from ibot_training.networks import Learner, Shown, build_pair
 from ibot_training.recipe import Network, ProjectionHead
 from ibot_training.recipe_file import load_recipe
 
@@ -40,7 +40,7 @@ def student_of(network: Network, head: ProjectionHead = SHARED, *, student: bool
     return learner
 
 
-def views_of(network: Network, *, masked: bool = True) -> Views:
+def views_of(network: Network, *, masked: bool = True) -> Shown:
     """Crops of three sizes; masks on the first and the last, of which one image has none; some patches, in no order."""
     crops = [normal(count, 3, size, size, seed=size) for count, size in zip((4, 3, 2), SIZES[network.arch], strict=True)]
     sides = [size // network.cell for size in SIZES[network.arch]]
@@ -50,10 +50,10 @@ def views_of(network: Network, *, masked: bool = True) -> Views:
         assert masks[0] is not None
         masks[0][1] = False
     count = sum(len(part) * side**2 for part, side in zip(crops, sides, strict=True))
-    return Views(crops, masks, torch.randperm(count, generator=torch.Generator().manual_seed(1))[:17])
+    return Shown(crops, masks, torch.randperm(count, generator=torch.Generator().manual_seed(1))[:17])
 
 
-def plainly(learner: Learner, backbone: nn.Module, head: Head, views: Views) -> tuple[Tensor, Tensor]:
+def plainly(learner: Learner, backbone: nn.Module, head: Head, views: Shown) -> tuple[Tensor, Tensor]:
     """Logits by the forward of `ibot_hub`, one size of crops after the other."""
     answers = [
         head(backbone(crops, mask, None if mask is None else learner.mask_token))

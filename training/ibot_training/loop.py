@@ -14,7 +14,7 @@ import torch
 
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.devices import choose_devices, choose_dtype
-from ibot_hub.errors import StoppedError, TrainingError
+from ibot_hub.errors import StoppedError, StoreError, TrainingError
 from ibot_hub.images import ImageTransform
 from ibot_hub.options import DeviceChoice
 from ibot_hub.origin import Origin
@@ -129,21 +129,26 @@ def numbers_of(recipe: Recipe, plan: Schedules, step: int, steps_per_epoch: int)
 
 
 def _write_down(recipe: Recipe, out: Path, world: World, command: Sequence[str]) -> None:
-    """Recipe, command and versions into the run. Raises TrainingError if the run there has another recipe."""
+    """Recipe, command and versions into the run.
+
+    Raises TrainingError if the run there has another recipe, StoreError if nothing can be written there.
+    """
     file = out / RECIPE
-    if file.exists():
-        for key, was, wanted in differences(load_recipe(str(file)), recipe):
-            raise TrainingError(
-                f"The run in {out} has {key} = {was!r}, not {wanted!r}; go on with its own recipe, {file}, or choose another --out."
-            )
-    else:
-        partial = file.with_suffix(".partial")
-        partial.write_text(to_toml(recipe), encoding="utf-8")
-        partial.replace(file)
+    for key, was, wanted in differences(load_recipe(str(file)), recipe) if file.exists() else ():
+        raise TrainingError(
+            f"The run in {out} has {key} = {was!r}, not {wanted!r}; go on with its own recipe, {file}, or choose another --out."
+        )
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else str(world.device)
     start = {"command": shlex.join(["ibot", *command]), "processes": world.size, "device": device, "versions": versions()}
-    with (out / STARTS).open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(start) + "\n")
+    try:
+        if not file.exists():
+            partial = file.with_suffix(".partial")
+            partial.write_text(to_toml(recipe), encoding="utf-8")
+            partial.replace(file)
+        with (out / STARTS).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(start) + "\n")
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written ({error.strerror or error}); free space, or make the folder writable.") from error
 
 
 def differences(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:

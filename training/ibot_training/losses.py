@@ -23,25 +23,28 @@ def targets(logits: Tensor, centre: Tensor | None, temperature: float, *, hard: 
 def cls_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean cross-entropy over all pairs of a teacher's global crop and another crop of the student (paper, equation 1).
 
-    A single crop has no pair, and its loss is 0.
-
     Args:
         student: logits [V, B, K], the global crops first.
         teacher: probabilities [G, B, K].
         temperature: of the student.
     """
     globals_, views = len(teacher), len(student)
+    own = cls_share(student[:globals_], teacher, temperature, views=views, same=True)
+    return own + cls_share(student[globals_:], teacher, temperature, views=views, same=False) if views > globals_ else own
+
+
+def cls_share(student: Tensor, teacher: Tensor, temperature: float, *, views: int, same: bool) -> Tensor:
+    """What some crops add to `cls_loss`: logits [v, B, K] of the teacher's own crops (`same`, v = G), or of others.
+
+    `views` is V, the number of all crops of the student.
+    """
     logits = student.float() / temperature
     together = teacher.sum(0)  # [B, K]
-    # -sum(p log softmax(s)) = logsumexp(s) sum(p) - p s, and the locals share one p: no log-softmax is kept
-    normaliser = torch.logsumexp(logits, dim=-1)  # [V, B]
-    weights = normaliser.new_full((views, 1), float(globals_))
-    weights[:globals_] -= 1
-    products = ((together - teacher) * logits[:globals_]).sum()
-    if views > globals_:
-        products = products + (together * logits[globals_:].sum(0)).sum()
-    pairs = max(globals_ * (views - 1), 1)
-    return ((weights * normaliser).sum() - products) / (pairs * student.shape[1])
+    # -sum(p log softmax(s)) = logsumexp(s) sum(p) - p s, and crops that are no teacher's share one p: no log-softmax is kept
+    products = ((together - teacher) * logits).sum() if same else (together * logits.sum(0)).sum()
+    normalisers = (len(teacher) - same) * torch.logsumexp(logits, dim=-1).sum()
+    pairs = max(len(teacher) * (views - 1), 1)  # a single crop has none, and may be trained by its patches alone
+    return (normalisers - products) / (pairs * student.shape[1])
 
 
 def patch_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:

@@ -16,7 +16,7 @@ from ibot_training.recipe import Network, ProjectionHead
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class Shown:
     """What a network is shown: crops grouped by size, and which of their patches are wanted."""
 
     crops: Sequence[Tensor]  # normalised [B_g, 3, S_g, S_g] each
@@ -44,7 +44,7 @@ class Learner(nn.Module):
         self.drop_rates = [network.drop_path * index / max(blocks - 1, 1) if student else 0.0 for index in range(blocks)]
         self.checkpointing = False
 
-    def features(self, views: Views, drops: Tensor | None) -> tuple[Tensor, Tensor]:
+    def features(self, views: Shown, drops: Tensor | None) -> tuple[Tensor, Tensor]:
         """Final-norm tokens: [CLS] of every crop [crops, D] and the wanted patches [M, D].
 
         `drops`, uniform [crops, 2 * blocks], says which crops skip which branch (stochastic depth); None: none does.
@@ -54,7 +54,7 @@ class Learner(nn.Module):
             return self._swin_features(self.backbone, views, scales)
         return self._vit_features(self.backbone, views, scales)
 
-    def forward(self, views: Views, drops: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, views: Shown, drops: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits of [CLS] of every crop [crops, K] and of the wanted patches [M, K]."""
         cls, patches = self.features(views, drops)
         vectors = self.head.bottleneck(torch.cat([cls, patches]))
@@ -67,7 +67,7 @@ class Learner(nn.Module):
         branches = drops.T.unflatten(0, (-1, 2))  # [blocks, 2, crops]
         return [(own >= rate) / (1 - rate) if rate else None for own, rate in zip(branches, self.drop_rates, strict=True)]
 
-    def _vit_features(self, backbone: ViT, views: Views, scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def _vit_features(self, backbone: ViT, views: Shown, scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         rows, groups = [], []
         for crops, mask in zip(views.crops, views.masks, strict=True):
             tokens, _, _ = backbone.embed(crops, mask, self.mask_token if mask is not None else None)  # [B_g, 1 + N_g, D]
@@ -81,7 +81,7 @@ class Learner(nn.Module):
         chosen = backbone.norm(x[torch.cat([firsts, layout.patch_rows(views.wanted)])])
         return chosen[: len(firsts)], chosen[len(firsts) :]
 
-    def _swin_features(self, backbone: Swin, views: Views, scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def _swin_features(self, backbone: Swin, views: Shown, scales: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         cls, patches, start = [], [], 0
         for crops, mask in zip(views.crops, views.masks, strict=True):
             x = backbone.embed(crops, mask, self.mask_token if mask is not None else None)  # [B_g, h, w, C]

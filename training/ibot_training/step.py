@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ibot_training.distributed import World, at_rest, averaging, mean, shard, shared
-from ibot_training.losses import cls_loss, moved_centre, patch_loss, patch_weights, targets
-from ibot_training.networks import Learner, Views, build_pair, logits_of
+from ibot_training.losses import cls_share, moved_centre, patch_loss, patch_weights, targets
+from ibot_training.networks import Learner, Shown, build_pair, logits_of
 from ibot_training.optim import build_optimiser, clip_gradients, follow, pairs, set_rates
 from ibot_training.packing import PackedBlock
 from ibot_training.recipe import Recipe
@@ -115,21 +115,15 @@ def take_step(progress: Progress, parts: Sequence[Crops], numbers: Numbers) -> L
     set_rates(progress.optimiser, numbers.lr, numbers.weight_decay)
     reports: list[Tensor] = []
     assigned: list[Tensor] = []
-    for index, part in enumerate(parts):
-        views, weights = _views(recipe, part, world.device)
-        taught = _teach(progress, views, part, numbers)
-        with averaging(progress.averaged, index == len(parts) - 1):
-            with _autocast(progress):
-                cls, patches = progress.averaged(views, part.drops.to(world.device, non_blocking=True))
-            count = taught.cls.shape[1]
-            on_cls = cls_loss(cls.unflatten(0, (-1, count)), taught.cls, recipe.loss.student_temperature)
-            on_patches = patch_loss(patches, taught.patches, weights, recipe.loss.student_temperature)
-            loss = recipe.loss.cls_weight * on_cls + recipe.loss.patch_weight * on_patches
-            progress.scaler.scale(loss / len(parts)).backward()
+    for number, part in enumerate(parts):
+        everything = _shown(part, world.device)
+        taught = _teach(progress, everything, part, numbers)
+        passes = _passes(everything, taught, part, world.device)
+        shown = torch.zeros(4, device=world.device)
+        for index, one in enumerate(passes):
+            last = number == len(parts) - 1 and index == len(passes) - 1
+            shown += _learn(progress, one, taught, len(parts), averaged=last)
         assigned.append(taught.assigned)
-        second = cls.detach()[count : 2 * count] if len(cls) > count else cls.detach()
-        agreement = (assigned[-1] == second.argmax(-1)).float().mean()
-        shown = torch.stack([loss.detach(), on_cls.detach(), on_patches.detach(), agreement])
         reports.append(torch.cat([shown, taught.cls_mean, taught.patch_mean]))
     report = mean(world, torch.stack(reports).mean(0))
     shown, cls_mean, patch_mean = report.split([4, len(progress.cls_centre), len(progress.patch_centre)])
@@ -139,39 +133,88 @@ def take_step(progress: Progress, parts: Sequence[Crops], numbers: Numbers) -> L
     return Losses(shown[0], shown[1], shown[2], shown[3], torch.cat(assigned))
 
 
-def _views(recipe: Recipe, part: Crops, device: torch.device) -> tuple[Views, Tensor]:
-    """What the student is shown, and the weight of each hidden patch [M]."""
+def _shown(part: Crops, device: torch.device) -> Shown:
+    """All crops of a part with their masks, and the places of the hidden patches."""
     crops = [part.global_crops] + ([part.local_crops] if part.local_crops is not None else [])
     on_host = [part.global_masks] + ([part.local_masks] if part.local_masks is not None else [])
     hidden = torch.cat([mask.flatten() for mask in on_host]).nonzero().flatten()  # found on the host: nothing waits for the device
-    weights = patch_weights(on_host)
     masks = [mask.to(device, non_blocking=True) for mask in on_host]
     padded = [*masks, *[None] * (len(crops) - len(masks))]
-    return (
-        Views([crop.to(device, non_blocking=True) for crop in crops], padded, hidden.to(device, non_blocking=True)),
-        weights.to(device, non_blocking=True),
-    )
+    return Shown([crop.to(device, non_blocking=True) for crop in crops], padded, hidden.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What goes through the student at once."""
+
+    shown: Shown
+    drops: Tensor  # [crops, 2 * blocks]
+    global_crops: int  # how many of the crops are the teacher's own; they come first
+    patches: Tensor  # probabilities [M, K] for the hidden patches
+    weights: Tensor  # [M], of the hidden patches
+
+
+def _passes(everything: Shown, taught: "_Taught", part: Crops, device: torch.device) -> list[_Pass]:
+    """All crops at once on a GPU, which wants large products; a CPU takes sizes apart, and keeps the activations of one at a time.
+
+    The global crops come last: they use every weight, so that gradients are averaged over processes with them.
+    """
+    masks = [part.global_masks] + ([part.local_masks] if part.local_masks is not None else [])
+    weights = patch_weights(masks).to(device, non_blocking=True)
+    drops = part.drops.to(device, non_blocking=True)
+    count = len(part.global_crops)
+    if device.type == "cuda" or part.local_crops is None:
+        return [_Pass(everything, drops, count, taught.patches, weights)]
+    inside, patches = int(part.global_masks.sum()), part.global_masks.numel()
+    big, small = (Shown([crops], [mask], wanted) for crops, mask, wanted in (
+        (everything.crops[0], everything.masks[0], everything.wanted[:inside]),
+        (everything.crops[1], everything.masks[1], everything.wanted[inside:] - patches),
+    ))  # fmt: skip
+    return [
+        _Pass(small, drops[count:], 0, taught.patches[inside:], weights[inside:]),
+        _Pass(big, drops[:count], count, taught.patches[:inside], weights[:inside]),
+    ]
+
+
+def _learn(progress: Progress, one: _Pass, taught: "_Taught", parts: int, *, averaged: bool) -> Tensor:
+    """Gradients of one of so many parts; what it adds to loss, [CLS] loss, patch loss and agreement [4]."""
+    recipe, loss = progress.recipe, progress.recipe.loss
+    views = recipe.crops.global_count + recipe.crops.local_count
+    count = taught.cls.shape[1]  # B
+    with averaging(progress.averaged, averaged):
+        with _autocast(progress):
+            cls, patches = progress.averaged(one.shown, one.drops)
+        own, others = cls.unflatten(0, (-1, count)).split([one.global_crops // count, (len(cls) - one.global_crops) // count])
+        on_cls = torch.stack(
+            [cls_share(some, taught.cls, loss.student_temperature, views=views, same=some is own) for some in (own, others) if len(some)]
+        ).sum()
+        on_patches = patch_loss(patches, one.patches, one.weights, loss.student_temperature)
+        total = loss.cls_weight * on_cls + loss.patch_weight * on_patches
+        progress.scaler.scale(total / parts).backward()
+    second = own[min(1, len(own) - 1)].detach() if len(own) else None
+    agreement = (taught.assigned == second.argmax(-1)).float().mean() if second is not None else torch.zeros_like(total)
+    return torch.stack([total.detach(), on_cls.detach(), on_patches.detach(), agreement])
 
 
 @torch.no_grad()
-def _teach(progress: Progress, views: Views, part: Crops, numbers: Numbers) -> _Taught:
+def _teach(progress: Progress, everything: Shown, part: Crops, numbers: Numbers) -> _Taught:
     """The teacher sees the global crops whole (and the local ones where their patches are hidden from the student)."""
     loss, teacher = progress.recipe.loss, progress.teacher
     global_count = progress.recipe.crops.global_count
-    crops = len(views.crops[0])
-    shown = len([mask for mask in views.masks if mask is not None])
+    crops = len(everything.crops[0])
+    shown = len([mask for mask in everything.masks if mask is not None])
     patches_of_globals = part.global_masks.numel()
     if loss.patch_weight and loss.patch_centring:
         # the centre is the mean over all patches of the global crops, hidden or not
-        everywhere = torch.arange(patches_of_globals, device=views.wanted.device)
+        everywhere = torch.arange(patches_of_globals, device=everything.wanted.device)
         inside = int(part.global_masks.sum())  # the hidden ones of the globals come first
-        wanted = torch.cat([everywhere, views.wanted[inside:]])
-        rows = torch.cat([views.wanted[:inside], torch.arange(patches_of_globals, len(wanted), device=wanted.device)])
+        wanted = torch.cat([everywhere, everything.wanted[inside:]])
+        rows = torch.cat([everything.wanted[:inside], torch.arange(patches_of_globals, len(wanted), device=wanted.device)])
     else:
-        wanted, rows = views.wanted, torch.arange(len(views.wanted), device=views.wanted.device)
+        wanted, rows = everything.wanted, torch.arange(len(everything.wanted), device=everything.wanted.device)
         patches_of_globals = 0
     with _autocast(progress):
-        cls, patches = teacher.features(Views(views.crops[:shown], [None] * shown, wanted), None)
+        cls, patches = teacher.features(Shown(everything.crops[:shown], [None] * shown, wanted), None)
         vectors = teacher.head.bottleneck(torch.cat([cls[:crops], patches]))
         of_cls, of_patches = vectors[:crops], vectors[crops:]
         cls_logits, patch_logits = logits_of(teacher.head, torch.cat([of_cls, of_patches[rows]]), crops)
