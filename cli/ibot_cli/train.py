@@ -1,6 +1,7 @@
 """`ibot train`: a recipe and a folder of images become a run."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,7 +45,9 @@ def train(
     from ibot_training.loop import train as run_training
 
     trained = run_training(chosen, data, out, device=device, command=sys.argv[1:])
-    print(f"{trained.steps} steps, loss {trained.loss:.4f} -> {out}; ibot_hub.load({json.dumps(str(out))}) opens it", file=sys.stderr)
+    if trained.leads:
+        loss = "was finished before" if math.isnan(trained.loss) else f"loss {trained.loss:.4f}"
+        print(f"{trained.steps} steps, {loss} -> {out}; ibot_hub.load({json.dumps(str(out))}) opens it", file=sys.stderr)
 
 
 def _print_table(recipes: "list[Recipe]") -> None:

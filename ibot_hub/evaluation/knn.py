@@ -81,7 +81,7 @@ def _check_rows(features: Tensor, labels: Tensor, name: str) -> None:
 
 def _places(labels: Tensor, classes: Tensor) -> Tensor:
     """Where each label stands in the sorted `classes`."""
-    places = torch.searchsorted(classes, labels).clamp(max=len(classes) - 1)
+    places = torch.searchsorted(classes, labels.contiguous()).clamp(max=len(classes) - 1)
     missing = labels[classes[places] != labels]
     if len(missing):
         raise UsageError(f"Class {int(missing[0])} has no image in the index; of the queries, {len(missing)} are of such classes.")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ibot_training.losses import cls_loss, moved_centre, patch_loss, patch_weights, targets
+from ibot_training.losses import cls_share, moved_centre, patch_loss, patch_weights, targets
 
 BATCH, PATTERNS, TEMPERATURE = 3, 7, 0.1
 
@@ -18,6 +18,14 @@ def entropy(teacher: Tensor, student: Tensor) -> Tensor:
     return -(teacher * torch.log_softmax(student / TEMPERATURE, dim=-1)).sum()
 
 
+def cls_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """What all crops add: the teacher's own together, the first of the others, and the rest of them."""
+    count, views = len(teacher), len(student)
+    parts = [student[:count], student[count : count + 1], student[count + 1 :]]
+    shares = [cls_share(part, teacher, TEMPERATURE, views=views, same=part is parts[0]) for part in parts if len(part)]
+    return torch.stack(shares).sum()
+
+
 @pytest.mark.parametrize(("globals_", "locals_"), [(2, 10), (2, 0), (1, 2), (3, 1), (4, 0)])
 def test_cls_is_the_mean_over_pairs_of_different_crops(globals_: int, locals_: int) -> None:
     views = globals_ + locals_
@@ -29,7 +37,7 @@ def test_cls_is_the_mean_over_pairs_of_different_crops(globals_: int, locals_: i
             if v != q:
                 total = total + torch.stack([entropy(teacher[q, b], student[v, b]) for b in range(BATCH)]).mean()
                 pairs += 1
-    ours = cls_loss(student, teacher, TEMPERATURE)
+    ours = cls_loss(student, teacher)
     assert pairs == globals_ * (views - 1)
     torch.testing.assert_close(ours.double(), total / pairs, rtol=1e-6, atol=0)
     torch.testing.assert_close(*torch.autograd.grad(ours, student), *torch.autograd.grad(total / pairs, student), rtol=1e-5, atol=1e-6)
@@ -38,7 +46,7 @@ def test_cls_is_the_mean_over_pairs_of_different_crops(globals_: int, locals_: i
 def test_one_crop_has_no_pair() -> None:
     """It may be trained by its patches alone, so the sum of both losses must stay a number."""
     student = normal(1, BATCH, PATTERNS).requires_grad_()
-    loss = cls_loss(student, torch.softmax(normal(1, BATCH, PATTERNS), -1), TEMPERATURE)
+    loss = cls_loss(student, torch.softmax(normal(1, BATCH, PATTERNS), -1))
     assert loss.item() == 0
     assert not torch.autograd.grad(loss, student)[0].any()
 
@@ -113,7 +121,7 @@ def test_half_precision_logits_give_float32_losses() -> None:
     answer = targets(half, None, 0.04)
     assert answer.dtype == torch.float32
     assert torch.equal(answer, targets(half.float(), None, 0.04))
-    assert torch.equal(cls_loss(half, answer, TEMPERATURE), cls_loss(half.float(), answer, TEMPERATURE))
+    assert torch.equal(cls_loss(half, answer), cls_loss(half.float(), answer))
     rows, weights = half.flatten(0, 1), torch.full((2 * BATCH,), 0.2)
     ours = patch_loss(rows, answer.flatten(0, 1), weights, TEMPERATURE)
     assert torch.equal(ours, patch_loss(rows.float(), answer.flatten(0, 1), weights, TEMPERATURE))

@@ -47,7 +47,8 @@ class Trained:
 
     out: Path
     steps: int
-    loss: float  # mean since the record before the last
+    loss: float  # mean since the record before the last; NaN where nothing was left to do
+    leads: bool  # whether this process, of several, is the one to tell
 
 
 def train(recipe: Recipe, source: str, out: Path, *, device: DeviceChoice = "auto", command: Sequence[str] = ()) -> Trained:
@@ -116,7 +117,7 @@ def train(recipe: Recipe, source: str, out: Path, *, device: DeviceChoice = "aut
                 raise StoppedError(
                     f"stopped after step {done} of {total}; all is saved in {out}, and the same command goes on.", signals.received or 15
                 )
-        return Trained(out, total, loss)
+        return Trained(out, total, loss, world.leads)
 
 
 def numbers_of(recipe: Recipe, plan: Schedules, step: int, steps_per_epoch: int) -> Numbers:
