@@ -34,7 +34,7 @@ def test_version(ibot: Ibot) -> None:
 
 
 def test_wrong_usage_exits_with_2(ibot: Ibot, checkpoint: str, photos: Path, tmp_path: Path) -> None:
-    assert ibot("extract-features", photos)[0] == 2  # no model
+    assert ibot("extract-features")[0] == 2  # no source
     assert ibot("extract-features", photos, "--model", checkpoint, "--resize", "stretch")[0] == 2
     assert ibot("no-such-command")[0] == 2
     code, _, said = ibot("extract-features", photos, "--model", checkpoint, "-o", tmp_path / "out", "--layers", "7")

@@ -238,10 +238,10 @@ def test_a_signal_in_the_last_step_is_no_interruption(
 
 def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By chance in step 5: the weights of step 4 are as they were, and the run can go on from the checkpoint of step 3."""
-    real, calls, weights = step.cls_loss, iter(range(1, 100)), {}
+    real, calls, weights = step.patch_loss, iter(range(100)), {}
 
     def poisoned(student: Tensor, *others: Any) -> Tensor:
-        return real(student, *others) * (math.nan if next(calls) == 5 else 1.0)
+        return real(student, *others) * (math.nan if next(calls) // 2 == 4 else 1.0)  # twice a step: local crops, global crops
 
     def watched(progress: step.Progress, *others: Any) -> step.Losses:
         before = {name: tensor.clone() for name, tensor in progress.student.state_dict().items()}
@@ -250,7 +250,7 @@ def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, undisturbed: Pat
         return losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "cls_loss", poisoned)
+        patch.setattr(step, "patch_loss", poisoned)
         patch.setattr(loop, "take_step", watched)
         with pytest.raises(TrainingError, match=r"The loss of step 5 is nan, so the run stopped .* is good\. Lower optimiser\.lr"):
             train(RECIPE, str(pictures), tmp_path / "run", device="cpu")

@@ -14,7 +14,7 @@ from ibot_training.recipe_file import KEYS, list_recipes, load_recipe, to_toml
 
 NAMES = {
     "vit_s16", "vit_s16_k1000", "vit_s16_two_crops", "vit_s16_ablation", "vit_b16", "vit_b16_rand", "vit_b16_two_crops", "vit_b16_in22k",
-    "vit_l16", "vit_l16_rand", "vit_l16_in22k", "swin_t7", "swin_t14", "dino", "mim_only", "tiny", "smoke",
+    "vit_l16", "vit_l16_rand", "vit_l16_in22k", "swin_t7", "swin_t14", "dino", "mim_only", "tiny", "tiny_cpu", "smoke",
 }  # fmt: skip
 
 

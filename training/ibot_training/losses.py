@@ -20,23 +20,16 @@ def targets(logits: Tensor, centre: Tensor | None, temperature: float, *, hard: 
     return torch.softmax(logits / temperature, dim=-1)
 
 
-def cls_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy over all pairs of a teacher's global crop and another crop of the student (paper, equation 1).
+def cls_share(student: Tensor, teacher: Tensor, temperature: float, *, views: int, same: bool) -> Tensor:
+    """What some crops add to the [CLS] loss: the mean cross-entropy over all pairs of a teacher's global crop and another crop of the
+    student (paper, equation 1).
 
     Args:
-        student: logits [V, B, K], the global crops first.
+        student: logits [v, B, K] of the teacher's own crops (v = G), or of others.
         teacher: probabilities [G, B, K].
         temperature: of the student.
-    """
-    globals_, views = len(teacher), len(student)
-    own = cls_share(student[:globals_], teacher, temperature, views=views, same=True)
-    return own + cls_share(student[globals_:], teacher, temperature, views=views, same=False) if views > globals_ else own
-
-
-def cls_share(student: Tensor, teacher: Tensor, temperature: float, *, views: int, same: bool) -> Tensor:
-    """What some crops add to `cls_loss`: logits [v, B, K] of the teacher's own crops (`same`, v = G), or of others.
-
-    `views` is V, the number of all crops of the student.
+        views: how many crops of an image the student sees in all.
+        same: whether these are the teacher's own crops, each of which is no pair with itself.
     """
     logits = student.float() / temperature
     together = teacher.sum(0)  # [B, K]
