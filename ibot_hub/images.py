@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.errors import ImageError, UsageError
+from ibot_hub.fit import Fit, crop_fit, nearest_multiple, whole_fit
 from ibot_hub.options import Resize
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -185,21 +186,24 @@ class ImageTransform:
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels / 255).sub_(mean).div_(std)
 
-    def _fitted(self, image: Image.Image) -> torch.Tensor:
-        side = _multiple(self.size, 1, self.patch)
+    def fit(self, width: int, height: int) -> Fit:
+        """Where the patches of an image of this size lie. Raises `ImageError` where `keep` meets a side over 16 times the other."""
+        side = nearest_multiple(self.size, 1, self.patch)
         if self.resize == "crop":
-            return _centre_crop(image, int(side * 256 / 224), side)
+            return crop_fit(width, height, int(side * 256 / 224), side, self.patch)
         if self.resize == "squash":
-            return _resized(image, side, side)
-        if max(image.size) > MAX_ASPECT * min(image.size):
-            raise ImageError(f"aspect ratio of {image.width} x {image.height} is over {MAX_ASPECT}: use --resize squash or crop")
-        width, height = (_multiple(self.size * length, min(image.size), self.patch) for length in image.size)
-        return _resized(image, height, width)
+            return whole_fit(width, height, (side, side), self.patch)
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise ImageError(f"aspect ratio of {width} x {height} is over {MAX_ASPECT}: use --resize squash or crop")
+        sides = [nearest_multiple(self.size * length, min(width, height), self.patch) for length in (width, height)]
+        return whole_fit(width, height, (sides[0], sides[1]), self.patch)
 
-
-def _multiple(numerator: int, denominator: int, patch: int) -> int:
-    """numerator / denominator rounded to the nearest multiple of `patch`, half up, at least one: exact, in integers."""
-    return max(1, (2 * numerator + patch * denominator) // (2 * patch * denominator)) * patch
+    def _fitted(self, image: Image.Image) -> torch.Tensor:
+        fit = self.fit(*image.size)
+        if fit.out != fit.resized and max(fit.resized) > MAX_ASPECT * min(fit.resized):  # resizing 1 x 10000 whole would fill the memory
+            return _cropped_first(image, fit)
+        (left, top), (width, height) = fit.corner, fit.out
+        return _resized(image, fit.resized[1], fit.resized[0])[:, top : top + height, left : left + width]
 
 
 def _tensor(image: Image.Image) -> torch.Tensor:
@@ -216,21 +220,11 @@ def _resized(image: Image.Image, height: int, width: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(_tensor(image)[None], (height, width), mode="bicubic", antialias=True)[0, :3]
 
 
-def _centre_crop(image: Image.Image, short: int, side: int) -> torch.Tensor:
-    """uint8 [3, side, side]: the centre of the image once its short side is `short`, rounded as torchvision rounds."""
-    shortest = min(image.size)
-    width, height = (short if length == shortest else int(short * length / shortest) for length in image.size)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    if max(width, height) > MAX_ASPECT * short:  # resizing 1 x 10000 whole would fill the memory
-        return _cropped_first(image, (width, height), (left, top), side)
-    return _resized(image, height, width)[:, top : top + side, left : left + side]
-
-
-def _cropped_first(image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], side: int) -> torch.Tensor:
-    """uint8 [3, side, side]: what resizing to `resized` and cropping at `corner` (x, y) gives, within one grey level."""
-    (x, y), (step_x, step_y) = corner, (length / new for length, new in zip(image.size, resized, strict=True))
-    box = (x * step_x, y * step_y, min((x + side) * step_x, image.width), min((y + side) * step_y, image.height))
-    return _tensor(image.resize((side, side), Image.Resampling.BICUBIC, box))[:3]
+def _cropped_first(image: Image.Image, fit: Fit) -> torch.Tensor:
+    """uint8 [3, side, side]: what resizing whole and cropping gives, within one grey level."""
+    (x, y), (step_x, step_y) = fit.corner, (length / new for length, new in zip(image.size, fit.resized, strict=True))
+    box = (x * step_x, y * step_y, min((x + fit.out[0]) * step_x, image.width), min((y + fit.out[1]) * step_y, image.height))
+    return _tensor(image.resize(fit.out, Image.Resampling.BICUBIC, box))[:3]
 
 
 def as_images(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:

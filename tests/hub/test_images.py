@@ -352,11 +352,10 @@ def test_ribbons_and_single_pixels_are_cropped_without_a_giant_between() -> None
 def test_cropping_first_gives_what_resizing_the_whole_gives() -> None:
     for path in PHOTOS[:8]:
         image = decode(path)
-        scale = 256 / min(image.size)
-        width, height = (256 if length == min(image.size) else int(length * scale) for length in image.size)
-        corner = (round((width - 224) / 2), round((height - 224) / 2))
-        first = ibot_hub.images._cropped_first(image, (width, height), corner, 224)
-        whole = image.resize((width, height), Image.Resampling.BICUBIC).crop((*corner, corner[0] + 224, corner[1] + 224))
+        fit = ImageTransform().fit(*image.size)
+        first = ibot_hub.images._cropped_first(image, fit)
+        corner = fit.corner
+        whole = image.resize(fit.resized, Image.Resampling.BICUBIC).crop((*corner, corner[0] + 224, corner[1] + 224))
         away = (first.int() - torch.from_numpy(np.array(whole)).permute(2, 0, 1).int()).abs()
         assert away.max() <= 2, path.name
         assert away.float().mean() < 0.01

@@ -1,0 +1,1 @@
+"""Results become pictures, one file a method: drawing answers PIL images and never writes."""
