@@ -14,7 +14,7 @@ from ibot_hub.tokens import Tokens
 class ViT(VisionTransformer):
     """A timm `VisionTransformer`, key for key, whose forward answers `Tokens` and takes images of any size.
 
-    Its initial weights are drawn as the official code draws them.
+    Its initial weights are drawn as the official code draws them, but for another `init_std`.
 
     Args:
         img_size: side in pixels of the square images that the position table was made for.
@@ -23,11 +23,12 @@ class ViT(VisionTransformer):
         eps: of every LayerNorm; iBOT's is 1e-6.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         block_fn: the class of the blocks.
+        init_std: standard deviation of the blocks' initial weights; the official code's is 0.02.
     """
 
     def __init__(
         self, *, img_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0,
-        eps: float = 1e-6, drop_path_rate: float = 0.0, block_fn: type[Block] = Block,
+        eps: float = 1e-6, drop_path_rate: float = 0.0, block_fn: type[Block] = Block, init_std: float = 0.02,
     ) -> None:  # fmt: skip
         norm_layer = partial(nn.LayerNorm, eps=eps)
         super().__init__(
@@ -50,7 +51,7 @@ class ViT(VisionTransformer):
         )
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)

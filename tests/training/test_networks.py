@@ -191,6 +191,13 @@ def test_weights_are_drawn_from_the_seed_alone() -> None:
     assert not torch.equal(one["backbone.cls_token"], other["backbone.cls_token"])
 
 
+@pytest.mark.parametrize("std", [0.02, 0.06])
+def test_the_blocks_start_as_wide_as_the_recipe_says(std: float) -> None:
+    blocks = build_pair(replace(VIT, init_std=std), SHARED, seed=3)[0].backbone.blocks
+    weights = [module.weight for module in blocks.modules() if isinstance(module, nn.Linear)]
+    assert torch.cat([weight.flatten() for weight in weights]).std().item() == pytest.approx(std, rel=0.02)
+
+
 def layers_of(learner: Learner) -> set[str]:
     return {name for name in learner.state_dict() if "last_layer" in name}
 

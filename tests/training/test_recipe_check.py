@@ -70,6 +70,7 @@ def test_bounds_are_there_for_every_number() -> None:
             "network.embed_dim is 512, network.heads [6]; in a ViT it must be 64 for each of its attention heads, 384 here.",
         ),
         (DEFAULT, {"network__image_size": 230}, "network.image_size is 230; it must be a multiple of network.patch_size, 16."),
+        (SWIN, {"network__init_std": 0.06}, "network.init_std is 0.06; a Swin is always drawn with 0.02."),
         (SWIN, {"network__depths": (2, 2, 6)}, "network.depths is [2, 2, 6], network.heads [3, 6, 12, 24]; a Swin has one number a stage"),
         (SWIN, {"network__depths": (), "network__heads": ()}, "network.depths is [], network.heads []; a Swin has one number a stage"),
         (SWIN, {"network__patch_size": 8}, "network.patch_size is 8 with 4 stages, which makes last tokens of 64 px; those of a Swin must"),

@@ -123,7 +123,7 @@ def build_backbone(network: Network) -> Backbone:
         )  # fmt: skip
     return ViT(
         img_size=network.image_size, patch_size=network.patch_size, embed_dim=network.embed_dim,
-        depth=network.depths[0], num_heads=network.heads[0], block_fn=PackedBlock,
+        depth=network.depths[0], num_heads=network.heads[0], block_fn=PackedBlock, init_std=network.init_std,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from itertools import chain
 
 from ibot_hub.errors import UsageError
-from ibot_training.recipe import Pair, Recipe
+from ibot_training.recipe import Network, Pair, Recipe
 
 BOUNDS = {
     "least": (operator.ge, "at least"), "most": (operator.le, "at most"), "above": (operator.gt, "above"), "below": (operator.lt, "below")
@@ -51,6 +51,8 @@ def _network(recipe: Recipe) -> Iterator[str]:
         if network.image_size % network.patch_size:
             yield f"network.image_size is {network.image_size}; it must be a multiple of network.patch_size, {network.patch_size}."
         return
+    if network.init_std != Network.init_std:
+        yield f"network.init_std is {network.init_std}; a Swin is always drawn with {Network.init_std}."
     if not stages or len(network.heads) != stages:
         yield f"network.depths is {list(network.depths)}, network.heads {list(network.heads)}; a Swin has one number a stage in each."
     if network.cell != SWIN_CELL:
