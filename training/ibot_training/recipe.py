@@ -22,7 +22,7 @@ class Network:
     depths: tuple[int, ...] = number((12,), "number of blocks; of a Swin, one number a stage", least=1)
     heads: tuple[int, ...] = number((6,), "number of attention heads; of a Swin, one number a stage", least=1)
     window_size: int = number(7, "side of a window in tokens (Swin)", least=1)
-    init_std: float = number(0.02, "standard deviation of the initial weights of a ViT's blocks; a narrow one learns sooner from more", above=0)
+    init_std: float = number(0.02, "standard deviation of the first weights of a ViT's blocks; 0.02 is small for a narrow one", above=0)
     drop_path: float = number(0.1, "stochastic depth of the student's last block, rising linearly from 0", least=0, below=1)
 
     @property
