@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-all lint browser clean
 
 run: .venv/run
 	$(BIN)/ibot extract-features examples/photos -o features --overwrite
@@ -21,6 +21,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The tests that drive the page run where a Chromium is found; this puts Debian's there.
+browser:
+	command -v chromium || (apt-get update --quiet --quiet && apt-get install --yes --quiet --quiet chromium)
 
 clean:
 	rm -rf .venv features

@@ -13,7 +13,8 @@ from PIL import Image
 
 import ibot_hub
 from ibot_hub.columns import image_features
-from ibot_hub.extraction import AHEAD, own_cores
+from ibot_hub.devices import own_cores
+from ibot_hub.extraction import AHEAD
 from ibot_hub.images import decode
 from ibot_hub.listing import write_listing
 from ibot_hub.options import ExtractOptions

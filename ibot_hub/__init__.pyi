@@ -1,12 +1,36 @@
+from .atlas import PatternAtlas as PatternAtlas
+from .atlas import open_atlas as open_atlas
+from .attention import AttentionMaps as AttentionMaps
+from .attention import attention_maps as attention_maps
 from .catalog import Checkpoint as Checkpoint
 from .catalog import info as info
 from .catalog import list_models as list_models
+from .components import Components as Components
+from .components import find_components as find_components
+from .correspondence import Matches as Matches
+from .correspondence import match as match
 from .errors import IBotError as IBotError
+from .exporting import export as export
 from .extraction import extract as extract
 from .features import open_features as open_features
+from .index import Index as Index
+from .index import open_index as open_index
+from .indexing import build_index as build_index
 from .loading import load as load
 from .model import Model as Model
+from .neighbours import Hits as Hits
+from .neighbours import search as search
+from .options import AttentionOptions as AttentionOptions
+from .options import ComponentsOptions as ComponentsOptions
 from .options import ExtractOptions as ExtractOptions
+from .options import IndexOptions as IndexOptions
+from .options import MatchOptions as MatchOptions
+from .options import PatternOptions as PatternOptions
+from .options import PushOptions as PushOptions
+from .patterns import Composition as Composition
+from .patterns import compose as compose
+from .patterns import find_patterns as find_patterns
+from .publish import push as push
 from .tokens import Tokens as Tokens
 
 __version__: str

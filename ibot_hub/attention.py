@@ -1,6 +1,8 @@
 """Attention maps with [CLS] as the query: exact, without any N x N matrix."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from timm.models.vision_transformer import Block
@@ -8,8 +10,49 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ibot_hub.errors import UsageError
+from ibot_hub.fit import Fit
+from ibot_hub.images import ImageLike, ImageTransform, as_images
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
+
+if TYPE_CHECKING:
+    from ibot_hub.model import Model
+
+ATTENTION = "attention of [CLS]"
+COSINE = "cosine of each patch with the image's vector, the mean of its patches: a Swin has no [CLS]"
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """What one image looks like to each attention head."""
+
+    weights: Tensor  # [heads, H, W] float32 on the CPU; of a Swin one map, whose values may be below 0
+    fit: Fit  # where these patches lie in the image
+    of: str  # what the values are, in words: ATTENTION, or for a Swin COSINE
+
+
+def attention_maps(model: "Model", image: ImageLike, layer: int = -1, *, transform: ImageTransform | None = None) -> AttentionMaps:
+    """The maps of one image, with [CLS] as the query (Fig. 6, 18); of a Swin, which has none, what comes nearest.
+
+    Args:
+        model: what `ibot_hub.load` made.
+        image: a path, a PIL image or a uint8 array [height, width, 3].
+        layer: the block; negative ones count from the last. A Swin's map is that of its last block alone.
+        transform: how the image is prepared; default: the model's own.
+
+    Raises:
+        UsageError: a layer that does not exist; ImageError: an image that cannot be decoded or fitted.
+    """
+    transform = transform or model.transform
+    (picture,) = as_images(image)
+    fit = transform.fit(*picture.size)
+    if not isinstance(model.backbone, Swin):
+        return AttentionMaps(model.attention(picture, layer, transform=transform)[0].cpu(), fit, ATTENTION)
+    if layer not in (-1, model.depth - 1):
+        raise UsageError(f"Layer {layer} was asked for; the map of a Swin is made from its last block, so leave the layer out.")
+    tokens = model(picture, transform=transform)
+    cosines = F.cosine_similarity(tokens.patches.float(), tokens.cls.float()[:, None, None], dim=-1)  # [1, H, W]
+    return AttentionMaps(cosines.cpu(), fit, COSINE)
 
 
 def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -> list[Tensor]:

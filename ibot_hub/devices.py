@@ -1,11 +1,17 @@
 """Where a network runs, and in which precision it runs fast there."""
 
+import copy
+import os
 import time
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from ibot_hub.errors import UsageError
 from ibot_hub.options import DeviceChoice, DtypeChoice
+
+Module = TypeVar("Module", bound=nn.Module)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,3 +71,16 @@ def measure_products(device: torch.device, seconds: float = 0.2, side: int = 512
 def _finish(result: torch.Tensor) -> None:
     """Wait for the device: one value can only be read when it is there."""
     result[0, 0].item()
+
+
+def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module itself where it already is so, in eval mode, else a copy: the caller's stays as it was."""
+    weight = next(module.parameters())
+    if weight.device == device and weight.dtype == dtype and not module.training:
+        return module
+    return copy.deepcopy(module).to(device, dtype).eval()
+
+
+def own_cores() -> int:
+    """The cores that this process may use; a job of a cluster often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

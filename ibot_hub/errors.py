@@ -25,6 +25,10 @@ class DownloadError(IBotError):
     """A checkpoint that could not be fetched, or arrived with the wrong bytes."""
 
 
+class PublishError(IBotError):
+    """A repository that could not be published, and is as it was."""
+
+
 class ImageError(IBotError):
     """One image that cannot be decoded or prepared."""
 

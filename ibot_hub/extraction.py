@@ -19,9 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ibot_hub import store
-from ibot_hub.backbones import Backbone
 from ibot_hub.columns import batch_features, shard_rows
-from ibot_hub.devices import choose_devices
+from ibot_hub.devices import choose_devices, own_cores, placed
 from ibot_hub.errors import IBotError, StoreError, UsageError
 from ibot_hub.listing import Entry, Listing
 from ibot_hub.model import Model
@@ -142,7 +141,7 @@ def _run(job: Job, part: Part, devices: Sequence[torch.device], started: float) 
 def run_part(job: Job, part: Part, device: torch.device, advance: Advance) -> None:
     """Write the shards of `part` that are not there yet, on one device."""
     manifest = job.manifest
-    backbone = _on_device(job.model.backbone, device, getattr(torch, manifest.dtype))
+    backbone = placed(job.model.backbone, device, getattr(torch, manifest.dtype))
     transform = transform_of(manifest)
     images: list[Prepared] = []
     features: list[dict[str, list[Tensor]]] = []
@@ -219,20 +218,6 @@ def _work(job: Job, part: Part) -> Iterator[tuple[int, int, Sequence[Entry]]]:
         entries = job.listing.entries(start, min(start + manifest.shard_size, manifest.images))
         for first in range(0, len(entries), manifest.batch_size):
             yield shard, start + first, entries[first : first + manifest.batch_size]
-
-
-def _on_device(backbone: Backbone, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """The backbone itself where it already is so, else a copy: the caller's stays as it was."""
-    weight = next(backbone.parameters())
-    if weight.device == device and weight.dtype == dtype and not backbone.training:
-        return backbone
-    moved: Backbone = copy.deepcopy(backbone).to(device, dtype).eval()
-    return moved
-
-
-def own_cores() -> int:
-    """The cores that this process may use; a job of a cluster often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _own_devices(devices: list[torch.device]) -> list[torch.device]:

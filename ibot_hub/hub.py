@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,13 +14,15 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
 
 from ibot_hub import weights
+from ibot_hub.answers import ANSWERS
 from ibot_hub.backbones import build_backbone, build_head, check_entry
 from ibot_hub.catalog import Checkpoint
 from ibot_hub.download import download, megabytes
 from ibot_hub.errors import DownloadError, WeightsError
 from ibot_hub.record import Record, check_unchanged, read_record, record_file, sha256, table_sha256, write_json
 
-REPOSITORY_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")  # never a pickle
+# exact names, so that a listing can name no other place; never a pickle
+REPOSITORY_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", weights.EXTRAS, ANSWERS)
 
 
 def cache_folder() -> Path:
@@ -124,22 +127,28 @@ def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
     if not (folder / "model.safetensors").exists():
         return folder  # `weights.read` says what is missing
     try:
-        _check_repository(repo_id, folder)
+        for file in folder.glob("*.safetensors"):
+            _check_repository(repo_id, file)
     except OSError as error:
         raise DownloadError(f"{name} cannot be recorded: {error}; make room in {cache_folder()}, or set IBOT_HUB_CACHE.") from error
     return folder
 
 
-def _check_repository(repo_id: str, folder: Path) -> None:
-    """Record the weights of a repository's commit at first use; ever after they must be the same."""
-    file = folder / "model.safetensors"
-    known_as = cache_folder() / "repositories" / repo_id / folder.name / file.name  # the folder is called after the commit
+def _check_repository(repo_id: str, file: Path) -> None:
+    """Record a file of a repository's commit at first use; ever after it must be the same."""
+    commit = file.parent.name
+    known_as = cache_folder() / "repositories" / repo_id / commit / file.name
     record = read_record(known_as)
     if record:
         check_unchanged(file, record)
         return
     status, digest = file.stat(), sha256(file)
-    record = Record(f"hf-hub:{repo_id}@{folder.name}", digest, False, digest, status.st_size, status.st_mtime_ns, table_sha256(file))
+    stored = file.resolve()  # the hub's cache calls a large file by the digest that the hub gives for it
+    if re.fullmatch("[0-9a-f]{64}", stored.name) and stored.name != digest:
+        stored.unlink()
+        file.unlink()
+        raise DownloadError(f"hf-hub:{repo_id}: {file.name} arrived with the sha256 {digest}, not {stored.name}; it is removed, try again.")
+    record = Record(f"hf-hub:{repo_id}@{commit}", digest, False, digest, status.st_size, status.st_mtime_ns, table_sha256(file))
     known_as.parent.mkdir(parents=True, exist_ok=True)
     write_json(record_file(known_as), asdict(record))
 

@@ -35,7 +35,7 @@ def origin_of_metadata(path: Path, text: str) -> Origin:
 
 
 def origin_of_folder(path: Path) -> Origin:
-    """What `config.json` says in a folder in the layout of transformers' `ViTModel` or of timm.
+    """What `config.json` says in a folder in the layout of transformers' `ViTModel` or `SwinModel`, or of timm.
 
     Raises:
         WeightsError: there is none, it cannot be read, or it describes something else.
@@ -47,19 +47,21 @@ def origin_of_folder(path: Path) -> Origin:
         )
     config = _json(config_file)
     kind = config.get("model_type") or config.get("architecture") or "nothing known"
-    if kind == "vit":
+    if kind in ("vit", "swin"):
         return _of_transformers(path, config)
     if str(kind).startswith(("vit_", "swin_")):
         return _of_timm(config_file, config)
-    raise WeightsError(f"{config_file} describes {kind!r}; a ViT of transformers, or a ViT or Swin of timm, can be read.")
+    raise WeightsError(f"{config_file} describes {kind!r}; a ViT or Swin of transformers or of timm can be read.")
 
 
 def _of_transformers(path: Path, config: Mapping[str, Any]) -> Origin:
     if config.get("hidden_act", "gelu") != "gelu":
-        raise WeightsError(f"{path} has the activation {config['hidden_act']!r}; a ViT of iBOT has gelu.")
+        raise WeightsError(f"{path} has the activation {config['hidden_act']!r}; a network of iBOT has gelu.")
     prepared_file = path / "preprocessor_config.json"
     prepared = _json(prepared_file) if prepared_file.is_file() else {}
     mean, std = (_triple(prepared_file, prepared.get(key)) for key in ("image_mean", "image_std"))
+    if config["model_type"] == "swin":  # its tensors show the attention heads, and ours has the official eps whatever is said
+        return Origin(None, "transformers", mean=mean, std=std)
     # what is not said is the default of `ViTConfig`
     return Origin(None, "transformers", config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-12), mean, std)
 

@@ -75,7 +75,7 @@ class ViT(VisionTransformer):
                 raise ValueError("a mask needs the student's mask token")
             patches = torch.where(mask[:, None], mask_token.to(patches.dtype)[:, :, None, None], patches)
         tokens = patches.flatten(2).transpose(1, 2)  # [B, H*W, D]
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         pixels_square = images.shape[-2] == images.shape[-1]
         return tokens + positions(self.pos_embed, height, width, unchanged=pixels_square).to(tokens.dtype), height, width
 

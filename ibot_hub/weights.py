@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from ibot_hub.errors import WeightsError
 from ibot_hub.naming import from_official, from_transformers, split_head
+from ibot_hub.onnx_tensors import ONNX, onnx_tensors
 from ibot_hub.origin import Origin, origin_of_folder, origin_of_metadata
 
+EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin
+OFFICIAL = "checkpoint.pth"  # the full checkpoint in a folder of the official code
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
 _NONSENSE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, zipfile.BadZipFile)
@@ -177,11 +180,16 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_folder(path: Path, network: str | None) -> Weights:
-    """A run's folder, or one of transformers' `ViTModel` or of timm: `config.json` beside `model.safetensors`."""
+    """A run's folder, one of the official code, or one of transformers or of timm: `config.json` beside `model.safetensors`."""
     exported = [name for name in ("teacher", "student") if (path / f"{name}.safetensors").is_file()]
     if exported or (path / "recipe.toml").is_file():
         return _read_run(path, exported, network)
-    origin = origin_of_folder(path)
+    if (path / OFFICIAL).is_file() and not (path / "config.json").is_file():
+        return _read_pickle(path / OFFICIAL, network)
+    extras = _read_extras(path / EXTRAS) if (path / EXTRAS).is_file() else None
+    origin = extras.origin if extras else origin_of_folder(path)
+    if origin.container == "onnx":
+        return _check_network(path, _with_extras(_assemble(onnx_tensors(path / ONNX), origin), extras), network)
     file = path / "model.safetensors"
     if not file.is_file():
         pickles = sorted(entry.name for entry in path.glob("*.bin")) + sorted(entry.name for entry in path.glob("*.pth"))
@@ -189,7 +197,19 @@ def _read_folder(path: Path, network: str | None) -> Weights:
         raise WeightsError(f"{path} has no model.safetensors{found}; save it again with safetensors.")
     tensors, _ = _tensors(file)
     weights = Weights(from_transformers(tensors), None, None, origin) if origin.container == "transformers" else _assemble(tensors, origin)
-    return _check_network(path, weights, network)
+    return _check_network(path, _with_extras(weights, extras), network)
+
+
+def _read_extras(file: Path) -> Weights:
+    """What ibot-hub wrote beside the tensors of timm or transformers; it says how these are named too."""
+    extras = _read_safetensors(file, None)
+    if extras.origin.container not in ("timm", "transformers", "onnx") or extras.backbone:
+        raise WeightsError(f"{file} is not what ibot-hub writes beside another library's model; remove it to read that alone.")
+    return extras
+
+
+def _with_extras(weights: Weights, extras: Weights | None) -> Weights:
+    return replace(weights, head=extras.head, mask_token=extras.mask_token) if extras else weights
 
 
 def _read_run(path: Path, exported: list[str], network: str | None) -> Weights:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import ibot_hub
-from ibot_cli import doctor, extract, models, train
+from ibot_cli import attention, components, demo, doctor, download, evaluate, export, extract, match, models, patterns, push, search, train
 from ibot_hub.errors import IBotError
 
 
@@ -37,8 +37,19 @@ app = typer.Typer(
 )
 app.command("models")(models.models)
 app.command("info")(models.info)
+app.command("download")(download.download)
 app.command("extract-features")(extract.extract_features)
+app.command("attention")(attention.attention)
+app.add_typer(patterns.app, name="patterns")
+app.command("match")(match.match)
+app.command("components")(components.components)
+app.command("index")(search.index)
+app.command("search")(search.search)
+app.add_typer(evaluate.app, name="eval")
+app.command("export")(export.export)
 app.command("train")(train.train)
+app.command("push")(push.push)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 
 

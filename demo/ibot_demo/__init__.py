@@ -1,1 +1,1 @@
-"""A page that shows what is inside a model; nothing is here yet."""
+"""A page that shows what is inside a model."""

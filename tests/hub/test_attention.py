@@ -2,15 +2,19 @@
 
 import multiprocessing
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ibot_hub.attention import cls_attention
+from ibot_hub.attention import attention_maps, cls_attention
 from ibot_hub.errors import UsageError
+from ibot_hub.images import decode
+from ibot_hub.loading import load
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
 
@@ -121,3 +125,37 @@ def test_what_does_not_exist_is_refused() -> None:
     swin = Swin(patch_size=4, window_size=7, embed_dim=16, depths=(2, 2), num_heads=(1, 2))
     with pytest.raises(UsageError, match="no \\[CLS\\]"):
         cls_attention(swin, images, (-1,))
+
+
+def test_maps_of_an_image_say_where_they_lie(golden: Path, photos: Path) -> None:
+    model = load(golden / "vit_micro_checkpoint.pth")
+    path = photos / "two_dogs.jpg"  # upright
+    transform = replace(model.transform, size=64, resize="keep")
+    maps = attention_maps(model, path, 0, transform=transform)
+    assert torch.equal(maps.weights, model.attention(path, 0, transform=transform)[0])
+    assert maps.weights.dtype == torch.float32
+    assert maps.weights.shape[1:] == (maps.fit.rows, maps.fit.columns)
+    assert maps.fit == transform.fit(*decode(path).size)
+    assert maps.of == "attention of [CLS]"
+    for same in (decode(path), np.asarray(decode(path))):
+        assert torch.equal(attention_maps(model, same, 0, transform=transform).weights, maps.weights)
+    assert torch.equal(attention_maps(model, path).weights, model.attention(path)[0])
+    with pytest.raises(UsageError, match="Layer 99 does not exist"):
+        attention_maps(model, path, 99, transform=transform)
+
+
+def test_a_swin_answers_with_cosines_and_says_so(golden: Path, photos: Path) -> None:
+    model = load(golden / "swin_micro_w7_checkpoint.pth")
+    transform = replace(model.transform, size=128, resize="keep")
+    maps = attention_maps(model, photos / "coffee.jpg", transform=transform)
+    patches = model(photos / "coffee.jpg", transform=transform).patches[0].double().numpy()  # [H, W, D]
+    mean = patches.mean(axis=(0, 1))
+    expected = patches @ mean / np.linalg.norm(patches, axis=-1) / np.linalg.norm(mean)
+    assert maps.weights.shape == (1, *expected.shape)
+    assert abs(maps.weights[0].numpy() - expected).max() < 1e-5
+    assert maps.of == "cosine of each patch with the image's vector, the mean of its patches: a Swin has no [CLS]"
+    assert torch.equal(attention_maps(model, photos / "coffee.jpg", model.depth - 1, transform=transform).weights, maps.weights)
+    with pytest.raises(UsageError, match="made from its last block"):
+        attention_maps(model, photos / "coffee.jpg", 0, transform=transform)
+    with pytest.raises(UsageError, match="no \\[CLS\\]"):
+        model.attention(photos / "coffee.jpg")

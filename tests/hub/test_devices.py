@@ -1,5 +1,7 @@
 """What runs where, and in which precision."""
 
+import os
+
 import pytest
 import torch
 
@@ -45,3 +47,16 @@ def test_the_choice_agrees_with_the_measurement() -> None:
     assert all(rate > 0 for rate in rates.values())
     if not devices.cpu_multiplies_bfloat16():
         assert rates["bfloat16"] < rates["float32"]
+
+
+def test_a_module_is_copied_only_where_it_must_change() -> None:
+    cpu, network = torch.device("cpu"), torch.nn.Linear(2, 2).eval()
+    assert devices.placed(network, cpu, torch.float32) is network
+    other = devices.placed(network, cpu, torch.bfloat16)
+    assert (other.weight.dtype, network.weight.dtype) == (torch.bfloat16, torch.float32)
+    assert not devices.placed(network.train(), cpu, torch.float32).training
+    assert network.training
+
+
+def test_cores_of_this_process() -> None:
+    assert devices.own_cores() == len(os.sched_getaffinity(0))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -427,3 +428,33 @@ def test_repositories_of_the_hub(server, tmp_path):
     assert offline[0] == lines[0]
     assert "org/unseen is not (wholly) in the cache of Hugging Face" in offline[1]
     assert (server.requests, stderr) == ([], "")
+
+
+def test_a_hub_that_breaks_off_lies_or_lists_what_it_should_not(hf_hub, tmp_path):
+    large = bytes(range(256)) * (12 << 12)  # 12 MiB; the client keeps pieces of 10
+    files = {"config.json": b"{}", "model.safetensors": large}
+    hf_hub.repository("org/cut", files, cuts={"model.safetensors": 11 << 20})
+    listed = ["../../../evil.safetensors", "/tmp/evil.safetensors", "..\\evil.safetensors", "x/../../model.safetensors"]
+    hf_hub.repository("org/evil", {"config.json": b"{}", "model.safetensors": b"tensors"}, listed=listed)
+    hf_hub.repository("org/lie", {"config.json": b"{}", "model.safetensors": b"tensors"}, lies={"model.safetensors": b"TENSORS"})
+    names = ["org/evil", "org/lie", "org/lie", "org/cut"]
+    (evil, lie, again, cut), _ = _fetch_repositories(hf_hub, tmp_path / "home", names)
+    assert {file.name for file in Path(evil).iterdir()} == {"config.json", "model.safetensors"}
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name and path.name != "models--org--evil" and path.is_file()]
+    assert lie == again  # nothing of it is kept
+    assert lie.startswith(f"DownloadError: hf-hub:org/lie: model.safetensors arrived with the sha256 {_digest(b'TENSORS')}")
+    if cut.startswith("DownloadError"):
+        (cut,), _ = _fetch_repositories(hf_hub, tmp_path / "home", ["org/cut"])
+    assert (Path(cut) / "model.safetensors").read_bytes() == large
+    assert [asked for method, path, asked in hf_hub.requests if method == "GET" and path.startswith("/org/cut/resolve")][
+        -1
+    ] == "bytes=10485760-"
+
+
+def test_two_processes_fetch_a_repository_once(hf_hub, tmp_path):
+    hf_hub.repository("org/once", {"config.json": b"{}", "model.safetensors": bytes(1 << 20)})
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(_fetch_repositories, hf_hub, tmp_path, ["org/once"]) for _ in range(2)]
+        (first, _), (second, _) = (each.result() for each in both)
+    assert first == second
+    assert hf_hub.gets("model.safetensors") == [None]

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor
 
-from ibot_hub.naming import from_official, from_transformers, split_head
+from ibot_hub.naming import from_official, from_transformers, split_head, to_official, to_transformers
 
 
 def numbered(*names: str) -> dict[str, Tensor]:
@@ -106,3 +106,37 @@ def test_what_transformers_leaves_incomplete_stays_visible_to_the_strict_check()
         numbered("encoder.layer.0.attention.attention.query.bias", "encoder.layer.0.attention.attention.key.bias", "odd")
     )
     assert set(ours) == {"blocks.0.attn.query.bias", "blocks.0.attn.key.bias", "odd"}
+
+
+def test_names_of_a_swin_of_transformers_there_and_back() -> None:
+    block, theirs_block = "layers.2.blocks.1", "encoder.layers.2.blocks.1"
+    ours = numbered(
+        "patch_embed.proj.weight", "patch_embed.norm.bias", f"{block}.norm1.weight", f"{block}.attn.relative_position_bias_table",
+        f"{block}.attn.proj.weight", f"{block}.norm2.weight", f"{block}.mlp.fc1.bias", f"{block}.mlp.fc2.bias",
+        "layers.1.downsample.norm.bias", "layers.3.downsample.reduction.weight", "norm.weight",
+    )  # fmt: skip
+    theirs = to_transformers(ours)
+    assert values(theirs) == {
+        "embeddings.patch_embeddings.projection.weight": 0, "embeddings.norm.bias": 1, f"{theirs_block}.layernorm_before.weight": 2,
+        f"{theirs_block}.attention.self.relative_position_bias_table": 3, f"{theirs_block}.attention.output.dense.weight": 4,
+        f"{theirs_block}.layernorm_after.weight": 5, f"{theirs_block}.intermediate.dense.bias": 6, f"{theirs_block}.output.dense.bias": 7,
+        "encoder.layers.0.downsample.norm.bias": 8, "encoder.layers.2.downsample.reduction.weight": 9, "layernorm.weight": 10,
+    }  # fmt: skip
+    index = numbered(f"{theirs_block}.attention.self.relative_position_index")
+    assert values(from_transformers({f"swin.{name}": tensor for name, tensor in (theirs | index).items()})) == values(ours)
+
+
+def test_query_key_and_value_are_split_for_transformers() -> None:
+    theirs = to_transformers({"blocks.11.attn.qkv.weight": torch.arange(6).view(6, 1), "layers.1.blocks.0.attn.qkv.bias": torch.arange(6)})
+    layer, stage = "encoder.layer.11.attention.attention", "encoder.layers.1.blocks.0.attention.self"
+    assert {name: tensor.flatten().tolist() for name, tensor in theirs.items()} == {
+        f"{layer}.query.weight": [0, 1], f"{layer}.key.weight": [2, 3], f"{layer}.value.weight": [4, 5],
+        f"{stage}.query.bias": [0, 1], f"{stage}.key.bias": [2, 3], f"{stage}.value.bias": [4, 5],
+    }  # fmt: skip
+
+
+def test_official_names_there_and_back() -> None:
+    ours = numbered("layers.1.downsample.norm.bias", "layers.3.downsample.reduction.weight", "layers.3.blocks.0.norm1.bias", "norm.bias")
+    official = to_official(ours)
+    assert list(official)[:2] == ["layers.0.downsample.norm.bias", "layers.2.downsample.reduction.weight"]
+    assert values(from_official(official)) == values(ours)

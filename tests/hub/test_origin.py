@@ -31,6 +31,8 @@ def test_a_transformers_folder(tmp_path: Path) -> None:
     said = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-6}
     found = origin_of_folder(folder(tmp_path, said, {"image_mean": [0, 0.5, 1], "image_std": [1, 1, 1]}))
     assert found == Origin(None, "transformers", 3, 1e-6, (0.0, 0.5, 1.0), (1.0, 1.0, 1.0))
+    swin = origin_of_folder(folder(tmp_path, {"model_type": "swin", "layer_norm_eps": 1e-5, "num_heads": [3, 6]}))
+    assert swin == Origin(None, "transformers", None, None, (0.0, 0.5, 1.0), (1.0, 1.0, 1.0))
 
 
 def test_a_timm_folder(tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ FOLDERS: dict[str, tuple[str | None, str]] = {
     "no JSON": ("{'model_type': 'vit'}", "config.json is not JSON: Expecting property name"),
     "no text": ("\udcff", "config.json is not JSON: "),
     "a list": ("[1, 2]", "config.json holds a list, not named settings"),
-    "unknown type": ('{"model_type": "dinov2"}', "describes 'dinov2'; a ViT of transformers, or a ViT or Swin of timm, can be read"),
+    "unknown type": ('{"model_type": "dinov2"}', "describes 'dinov2'; a ViT or Swin of transformers or of timm can be read"),
     "unknown architecture": ('{"architecture": "resnet50"}', "describes 'resnet50'"),
     "nothing": ("{}", "describes 'nothing known'"),
     "unknown to timm": ('{"architecture": "vit_odd"}', "describes a model that timm"),

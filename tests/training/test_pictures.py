@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from ibot_hub.attention import cls_attention
+from ibot_hub.colours import VIRIDIS
+from ibot_hub.draw.sheet import FONT, GAP, PAPER
 from ibot_hub.images import ImageTransform, decode
 from ibot_hub.vit import ViT
-from ibot_training.pictures import GAP, HEAD, HIDDEN, PAPER, SIDE, VIRIDIS, picture
+from ibot_training.pictures import HIDDEN, SIDE, picture
+
+HEAD = FONT + 2 * GAP  # pixels above the first row
 
 
 def cell(sheet: npt.NDArray[np.uint8], row: int, column: int) -> npt.NDArray[np.uint8]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from ibot_hub.devices import own_cores
 from ibot_hub.errors import ImageError, SourceError
-from ibot_hub.extraction import own_cores
 from ibot_training.data import Images
 from ibot_training.recipe import Crops, Recipe
 from ibot_training.reference import crops_of

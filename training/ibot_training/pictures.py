@@ -2,29 +2,17 @@
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
+from ibot_hub.colours import viridis
+from ibot_hub.draw.sheet import sheet
 
 Pixels = npt.NDArray[np.uint8]
 
-SIDE, GAP, HEAD = 224, 8, 34  # pixels: of a crop, between crops, and of the line of labels
-PAPER, INK, HIDDEN = (255, 255, 255), (60, 60, 67), (142, 142, 150)
-# Viridis at eighths of its way: equal steps of a value look equally large, in grey and to the colour-blind too.
-VIRIDIS = np.array(
-    [
-        (68, 1, 84),
-        (71, 45, 123),
-        (59, 82, 139),
-        (44, 114, 142),
-        (33, 145, 140),
-        (40, 174, 128),
-        (94, 201, 98),
-        (173, 220, 48),
-        (253, 231, 37),
-    ]
-)
+SIDE = 224  # pixels of a crop on the sheet
+HIDDEN = (142, 142, 150)
 
 
 def picture(crops: Tensor, masks: Tensor, attention: Tensor | None) -> Image.Image:
@@ -43,15 +31,7 @@ def picture(crops: Tensor, masks: Tensor, attention: Tensor | None) -> Image.Ima
     }
     if attention is not None:
         columns["attention of [CLS]"] = [_attended(pixels, heads.mean(0)) for pixels, heads in zip(shown, attention, strict=True)]
-    step = SIDE + GAP
-    sheet = Image.new("RGB", (GAP + step * len(columns), HEAD + step * len(shown)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for column, (label, images) in enumerate(columns.items()):
-        left = GAP + column * step
-        draw.text((left + SIDE / 2, HEAD / 2), label, INK, ImageFont.load_default(15), anchor="mm")
-        for row, image in enumerate(images):
-            sheet.paste(image, (left, HEAD + row * step))
-    return sheet
+    return sheet(list(zip(*columns.values(), strict=True)), columns=list(columns))
 
 
 def _pixels(crop: Tensor) -> Pixels:
@@ -76,6 +56,5 @@ def _attended(pixels: Pixels, weights: Tensor) -> Image.Image:
     """The crop in grey under the colours of [h, w] weights, blended so that both are seen."""
     values = weights.float().cpu().numpy()
     values = (values - values.min()) / max(float(np.ptp(values)), 1e-12)
-    places = np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) * (len(VIRIDIS) - 1)
-    colours = np.stack([np.interp(places, np.arange(len(VIRIDIS)), channel) for channel in VIRIDIS.T], axis=-1)
-    return Image.blend(_resized(pixels).convert("L").convert("RGB"), Image.fromarray(np.rint(colours).astype(np.uint8)), 0.6)
+    values = np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return Image.blend(_resized(pixels).convert("L").convert("RGB"), Image.fromarray(viridis(values)), 0.6)
