@@ -5,8 +5,8 @@ from .attention import attention_maps as attention_maps
 from .catalog import Checkpoint as Checkpoint
 from .catalog import info as info
 from .catalog import list_models as list_models
-from .components import Components as Components
-from .components import find_components as find_components
+from .pca import Components as Components
+from .pca import components as components
 from .correspondence import Matches as Matches
 from .correspondence import match as match
 from .errors import IBotError as IBotError

@@ -121,7 +121,7 @@ class ViewsOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentsOptions(Options):
-    """How components are found; every field is an option of `ibot components` and an argument of `ibot_hub.find_components`."""
+    """How components are found; every field is an option of `ibot components` and an argument of `ibot_hub.components`."""
 
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: that of 28 patches.", minimum=1)
     resize: Resize = option("keep", "How an image is fitted: centre crop, squash, or keep the aspect and crop nothing.")

@@ -37,10 +37,11 @@ def components(
 
     The same colours mean the same in all images of one call; what is background stays grey.
     """
-    from ibot_hub.components import components_transform, find_components
     from ibot_hub.devices import choose_devices
     from ibot_hub.draw.components import draw_components
     from ibot_hub.loading import load
+    from ibot_hub.pca import components as find_components
+    from ibot_hub.pca import components_transform
 
     check_picture(out)
     entries = [entry for source in images for entry in _listed(source)]

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from ibot_hub.attention import ATTENTION, attention_maps
-from ibot_hub.components import find_components
 from ibot_hub.correspondence import match, partner_map, strongest
 from ibot_hub.draw.attention import draw_attention
 from ibot_hub.draw.components import draw_components
@@ -19,6 +18,7 @@ from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.matching import match_views
 from ibot_hub.model import Model
 from ibot_hub.options import AttentionOptions, Heads, MatchOptions
+from ibot_hub.pca import components as find_components
 from ibot_hub.swin import Swin
 
 
@@ -156,7 +156,7 @@ def component_colours(model: Model, photos: Sequence[Photo], *, background: bool
         model = ibot_hub.load({model.card.name!r})
         names = {names!r}
         images = [decode(name) for name in names]
-        found = ibot_hub.find_components(model, images, background={background})
+        found = ibot_hub.components(model, images, background={background})
         draw_components(images, found.maps, names).save("components.png")
     """
     words = ["ibot", "components", *names, *(["--background"] if background else [])]

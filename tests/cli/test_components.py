@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import ibot_cli.components
-from ibot_hub.components import find_components
 from ibot_hub.draw.components import draw_components
 from ibot_hub.images import decode
 from ibot_hub.loading import load
+from ibot_hub.pca import components
 
 Ibot = Callable[..., tuple[int, str, str]]
 
@@ -24,7 +24,7 @@ def test_the_sheet_is_the_librarys(ibot: Ibot, photos: Path, tmp_path: Path) -> 
     assert (code, stdout) == (0, "")
     assert f"2 images -> {out}" in stderr
     assert "of what varies in the foreground" in stderr
-    found = find_components(load("tiny"), paths, size=64)
+    found = components(load("tiny"), paths, size=64)
     expected = draw_components([decode(path) for path in paths], found.maps, [path.name for path in paths])
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected))
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from ibot_hub.attention import attention_maps
-from ibot_hub.components import find_components
 from ibot_hub.correspondence import match, partner_map
 from ibot_hub.draw.attention import draw_attention
 from ibot_hub.draw.components import draw_components
 from ibot_hub.draw.matches import draw_matches
 from ibot_hub.images import decode
 from ibot_hub.model import Model
+from ibot_hub.pca import components
 
 OpenTab = Callable[..., Any]
 Ran = Callable[[str, str], Image.Image]
@@ -87,7 +87,7 @@ def test_components(open_tab: OpenTab, tiny: Model, photos: Path, ran: Ran) -> N
     tab.says("the foreground")
     images = [decode(photo) for photo in chosen]
     first = tab.picture()
-    assert same(first, draw_components(images, find_components(tiny, images).maps, [photo.name for photo in chosen]))
+    assert same(first, draw_components(images, components(tiny, images).maps, [photo.name for photo in chosen]))
     assert same(ran(tab.code(), "components.png"), first)
     tab.at("background").locator("input").check()
     tab.says("all patches")

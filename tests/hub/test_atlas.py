@@ -169,8 +169,6 @@ def test_where_an_atlas_may_be_written(file: Path, tmp_path: Path) -> None:
 
 def test_the_embedded_atlas_is_of_the_embedded_model() -> None:
     """A model that is trained anew needs its atlas made anew."""
-    if not atlas_module.EMBEDDED.exists():
-        pytest.skip("the atlas of the embedded model is not made yet")
     embedded = embedded_atlas()
     check_head(embedded, load("tiny", head=True))
     rows = embedded.table["members"].combine_chunks().values

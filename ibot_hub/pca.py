@@ -94,7 +94,7 @@ class Components:
         return ComponentMap(projections.float(), foreground, colours, fit)
 
 
-def find_components(
+def components(
     model: Model, images: ImageLike | Iterable[ImageLike], options: ComponentsOptions | None = None, **changes: Any
 ) -> Components:
     """The first three principal components of the patches of all images together, as colours (the recipe that DINOv2 made popular).
@@ -108,7 +108,7 @@ def find_components(
     Args:
         model: what `ibot_hub.load` gives.
         images: a path, PIL image or uint8 array, or several; those of a generator are not all held at once.
-        options: how they are prepared; `changes` are fields of it by name: find_components(model, images, background=True).
+        options: how they are prepared; `changes` are fields of it by name: components(model, images, background=True).
 
     Raises:
         UsageError: no images, or too many to keep their features; ImageError: one that cannot be read.
@@ -123,9 +123,6 @@ def find_components(
     low, high = (torch.from_numpy(np.quantile(shown, tail, axis=0)) for tail in (TAIL, 1 - TAIL))
     frame = Components((), basis, low, high, split, transform)
     return replace(frame, maps=tuple(frame._map(patches, fit) for patches, _, fit in kept))
-
-
-components = find_components
 
 
 def components_transform(model: Model, options: ComponentsOptions) -> ImageTransform:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-import ibot_hub.components
-from ibot_hub.components import _split, find_components, otsu_threshold, principal_components
+import ibot_hub.pca
 from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.loading import load
 from ibot_hub.model import Model
+from ibot_hub.pca import _split, components, otsu_threshold, principal_components
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +150,13 @@ def test_an_image_counts_by_its_share_of_attention_not_by_its_size() -> None:
 
 
 def test_two_regions_have_two_colours_and_one_is_foreground(tiny: Model, size: int) -> None:
-    found = find_components(tiny, halves(), size=size)
+    found = components(tiny, halves(), size=size)
     (only,) = found.maps
     assert only.projections.shape == only.colours.shape == (8, 12, 3)
     assert only.colours.dtype == torch.uint8
     left, right = only.foreground[:, :5].float().mean(), only.foreground[:, 7:].float().mean()
     assert abs(left - right) > 0.8
-    every = find_components(tiny, halves(), size=size, background=True).maps[0]
+    every = components(tiny, halves(), size=size, background=True).maps[0]
     assert every.foreground.all()
     columns = every.colours.float().mean(0)  # [12, 3]
     assert (columns[2] - columns[9]).abs().max() > 150
@@ -164,7 +164,7 @@ def test_two_regions_have_two_colours_and_one_is_foreground(tiny: Model, size: i
 
 def test_the_same_part_has_the_same_colour_in_each_image(tiny: Model, size: int) -> None:
     image = halves()
-    first, second = find_components(tiny, [image, ImageOps.mirror(image)], size=size, background=True).maps
+    first, second = components(tiny, [image, ImageOps.mirror(image)], size=size, background=True).maps
     orange, again = first.colours[:, :4].float().mean((0, 1)), second.colours[:, 8:].float().mean((0, 1))
     blue = first.colours[:, 8:].float().mean((0, 1))
     assert (orange - again).abs().max() < 0.3 * (orange - blue).abs().max()
@@ -172,7 +172,7 @@ def test_the_same_part_has_the_same_colour_in_each_image(tiny: Model, size: int)
 
 def test_they_are_the_exact_components_of_the_models_patches(tiny: Model, photos: Path, size: int) -> None:
     paths = [photos / "graf1.jpg", photos / "coffee.jpg"]
-    found = find_components(tiny, paths, size=size, background=True)
+    found = components(tiny, paths, size=size, background=True)
     patches = [tiny(path, transform=found.transform).patches[0] for path in paths]
     rows = torch.cat([image.flatten(0, 1) for image in patches]).double().numpy()
     _, lengths, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -187,7 +187,7 @@ def test_they_are_the_exact_components_of_the_models_patches(tiny: Model, photos
 
 
 def test_with_a_foreground_they_are_those_of_its_patches_alone(tiny: Model, photos: Path, size: int) -> None:
-    found = find_components(tiny, photos / "graf1.jpg", size=size)
+    found = components(tiny, photos / "graf1.jpg", size=size)
     patches = tiny(photos / "graf1.jpg", transform=found.transform).patches[0]
     mask = found.maps[0].foreground
     assert 0 < mask.sum() < mask.numel()
@@ -198,7 +198,7 @@ def test_with_a_foreground_they_are_those_of_its_patches_alone(tiny: Model, phot
 
 
 def test_other_images_are_projected_into_the_same_frame(tiny: Model, swin: Model, photos: Path, size: int) -> None:
-    found = find_components(tiny, photos / "graf1.jpg", size=size)
+    found = components(tiny, photos / "graf1.jpg", size=size)
     same, other = found.project(tiny, [photos / "graf1.jpg", photos / "graf3.jpg"])
     assert torch.equal(same.colours, found.maps[0].colours)
     assert torch.equal(same.foreground, found.maps[0].foreground)
@@ -208,25 +208,25 @@ def test_other_images_are_projected_into_the_same_frame(tiny: Model, swin: Model
 
 
 def test_a_swin_has_components_too(swin: Model, photos: Path) -> None:
-    found = find_components(swin, photos / "coffee.jpg", size=224)
+    found = components(swin, photos / "coffee.jpg", size=224)
     assert found.maps[0].foreground.shape == (7, 11)
     assert 0 < found.maps[0].foreground.sum() < 77
 
 
 def test_the_same_call_gives_the_same(tiny: Model, photos: Path, size: int) -> None:
-    first, second = (find_components(tiny, photos / "coffee.jpg", size=size) for _ in range(2))
+    first, second = (components(tiny, photos / "coffee.jpg", size=size) for _ in range(2))
     assert torch.equal(first.maps[0].projections, second.maps[0].projections)
     assert torch.equal(first.maps[0].colours, second.maps[0].colours)
 
 
 def test_by_default_the_whole_image_is_seen_at_28_patches(tiny: Model) -> None:
-    fit = find_components(tiny, halves(192, 128)).maps[0].fit
+    fit = components(tiny, halves(192, 128)).maps[0].fit
     assert (fit.rows, fit.columns, fit.corner) == (28, 42, (0, 0))
     assert (fit.width, fit.height) == (192, 128)
 
 
 def test_a_single_patch_is_grey_foreground(tiny: Model) -> None:
-    (only,) = find_components(tiny, Image.new("RGB", (30, 30), "red"), size=1).maps
+    (only,) = components(tiny, Image.new("RGB", (30, 30), "red"), size=1).maps
     assert only.colours.tolist() == [[[128, 128, 128]]]
     assert only.foreground.tolist() == [[True]]
 
@@ -241,14 +241,14 @@ def test_of_a_generator_no_more_than_two_images_are_held(tiny: Model) -> None:
             del image
             assert sum(earlier() is not None for earlier in given) <= 1
 
-    assert len(find_components(tiny, images(), size=16).maps) == 4
+    assert len(components(tiny, images(), size=16).maps) == 4
 
 
 def test_what_cannot_be_done_is_told(tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no images"):
-        find_components(tiny, [])
+        components(tiny, [])
     with pytest.raises(ImageError, match=r"missing.jpg: no such file"):
-        find_components(tiny, tmp_path / "missing.jpg")
-    monkeypatch.setattr(ibot_hub.components, "MAX_BYTES", tiny(halves()).patches.nbytes)
+        components(tiny, tmp_path / "missing.jpg")
+    monkeypatch.setattr(ibot_hub.pca, "MAX_BYTES", tiny(halves()).patches.nbytes)
     with pytest.raises(UsageError, match="features of 2 images fill 0 MiB; give fewer images, or a smaller size"):
-        find_components(tiny, [halves()] * 3, size=tiny.transform.size, resize="crop")
+        components(tiny, [halves()] * 3, size=tiny.transform.size, resize="crop")
