@@ -28,7 +28,7 @@ def test_a_revision_of_a_repository(hf_hub: HubServer, tmp_path: Path) -> None:
     commit = repository.commits[0].oid
     own = {"HF_ENDPOINT": hf_hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "IBOT_HUB_CACHE": str(tmp_path / "ibot")}
     command = [sys.executable, "-m", "ibot_cli.main", "download", f"hf-hub:org/micro@{commit}"]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=240, check=True)
     folder = Path(done.stdout.strip())
     assert folder.name == commit
     assert (folder / "model.safetensors").read_bytes() == b"first"
