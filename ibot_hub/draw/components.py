@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageEnhance
 
-from ibot_hub.components import ComponentMap
 from ibot_hub.draw.sheet import grid, sheet
+from ibot_hub.pca import ComponentMap
 
 SIDE = 288  # pixels of the long side of an image on a sheet
 COLUMNS = 3  # of pairs

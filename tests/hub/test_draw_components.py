@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ibot_hub.components import ComponentMap
 from ibot_hub.draw.components import DIM, draw_colours, draw_components
 from ibot_hub.images import ImageTransform
+from ibot_hub.pca import ComponentMap
 
 
 def map_of(image: Image.Image, transform: ImageTransform) -> ComponentMap:

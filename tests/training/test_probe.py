@@ -8,15 +8,17 @@ import torch
 from PIL import Image
 
 import ibot_training.probe
+from ibot_hub.draw.sheet import FONT, GAP
 from ibot_hub.images import ImageTransform
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
 from ibot_training.data import Images, open_images
-from ibot_training.pictures import GAP, HEAD, HIDDEN, SIDE
+from ibot_training.pictures import HIDDEN, SIDE
 from ibot_training.probe import GLIMPSED, glimpse, neighbours
 from ibot_training.resident import Resident
 
 CPU = torch.device("cpu")
+HEAD = FONT + 2 * GAP  # pixels above the first row of a sheet
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 40), "red": (220, 30, 20)}
 TRANSFORM = ImageTransform(size=32, patch=16)
 
