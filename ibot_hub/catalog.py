@@ -136,7 +136,8 @@ CATALOG: tuple[Checkpoint, ...] = (
     Checkpoint(
         name="phikon", arch="ViT-B/16", network="teacher", data="40 M TCGA tiles, 16 cancers", repository="owkin/phikon",
         licence="Owkin non-commercial", paper="Phikon (Filiot et al., 2023)",
-        notes="Pathology, 224 px tiles at 0.5 um/px; revisions before 2023-10-31 held the student and a wrong eps.",
+        notes="Pathology, 224 px tiles at 0.5 um/px (--resize squash takes them whole); "
+        "revisions before 2023-10-31 held the student and a wrong eps.",
     ),
     Checkpoint(
         name="phikon_timm", arch="ViT-B/16", network="teacher", data="40 M TCGA tiles, 16 cancers",

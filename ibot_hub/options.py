@@ -72,7 +72,6 @@ class AttentionOptions(Options):
     mass: float = option(0.6, "The strongest patches that hold this share of a head's weight are coloured, 0 to 1.")
     layer: int = option(-1, "The block, from 0 on; negative ones count from the last.")
     heads: str = option("all", "Attention heads: all, their mean, or numbers from 0 on, as in 0,3,5.")
-    device: DeviceChoice = option("auto", "Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +103,6 @@ class MatchOptions(Options):
     rank: Rank = option("auto", "What makes a pair strong: [CLS] attention (the paper) or similarity; auto is the first but for a Swin.")
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: the model's own.", minimum=1)
     resize: Resize = option("keep", "How two images are fitted: keep the aspect and crop nothing, squash (official), or centre crop.")
-    device: DeviceChoice = option("auto", "Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +114,6 @@ class ViewsOptions(Options):
     similarity: Similarity = option("dot", "Of two tokens: their dot product (official), or their cosine.")
     radius: int = option(0, "Rows and columns by which a partner may be off and still count as right.", minimum=0)
     limit: int | None = option(None, "Only the first N images of the source.", minimum=1)
-    device: DeviceChoice = option("auto", "Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,6 @@ class ComponentsOptions(Options):
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: that of 28 patches.", minimum=1)
     resize: Resize = option("keep", "How an image is fitted: centre crop, squash, or keep the aspect and crop nothing.")
     background: bool = option(False, "Colour every patch, by the components of all; else those of the foreground, by its own.")
-    device: DeviceChoice = option("auto", "Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,22 +87,25 @@ def write_mp4(file: BinaryIO, frames: Iterable[Frame], rate: Fraction, tick: Fra
     """Frames as H.264 that every player takes (yuv420p, BT.709), each at its own time; odd sides get a white pixel. Needs PyAV."""
     av = _pyav()
     stream: Any = None
-    with av.open(file, "w", format="mp4") as container:
-        for frame in frames:
-            _check_size(frame.image)
-            width, height = (side + side % 2 for side in frame.image.size)
-            if stream is None:
-                stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                stream.codec_context.time_base = tick
-                for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
-                    setattr(stream.codec_context, name, 1)  # BT.709, and the range of television
-            paper = Image.new("RGB", (width, height), "white")
-            paper.paste(frame.image)
-            picture = av.VideoFrame.from_image(paper).reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            picture.time_base, picture.pts, picture.duration = tick, round(frame.start / tick), round(frame.length / tick)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    try:
+        with av.open(file, "w", format="mp4") as container:
+            for frame in frames:
+                _check_size(frame.image)
+                width, height = (side + side % 2 for side in frame.image.size)
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+                    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                    stream.codec_context.time_base = tick
+                    for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+                        setattr(stream.codec_context, name, 1)  # BT.709, and the range of television
+                paper = Image.new("RGB", (width, height), "white")
+                paper.paste(frame.image)
+                picture = av.VideoFrame.from_image(paper).reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                picture.time_base, picture.pts, picture.duration = tick, round(frame.start / tick), round(frame.length / tick)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise StoreError(f"The video cannot be written: {(error.strerror or str(error)).lower()}; take .webp instead of .mp4.") from error
 
 
 def write_webp(file: BinaryIO, frames: Iterator[Frame], count: int) -> None:
@@ -163,6 +166,7 @@ def _decoded(av: ModuleType, container: Any, stream: Any, rate: Fraction) -> Ite
             else:
                 untimed = origin is None or frame.pts is None
                 after = start + 1 / rate if untimed else (frame.pts - origin) * Fraction(stream.time_base)
+                after = max(after, start + Fraction(stream.time_base))  # joined and damaged files jump back
                 yield Frame(image, start, after - start)
                 start = after
             image = frame.to_image(width=size[0], height=size[1]).rotate(frame.rotation, expand=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.models import ModelName, chosen_model
+from ibot_cli.models import Device, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_hub.options import AttentionOptions
 
@@ -21,6 +21,7 @@ def attention(
         Path, typer.Option("-o", "--out", help="The folder to write; or of one image the file: .png, or .mp4 or .webp where it moves.")
     ] = Path("attention"),
     network: Annotated[str | None, typer.Option("--network", help="teacher or student; default: what the catalogue says.")] = None,
+    device: Device = "auto",
     *,
     options: AttentionOptions,
 ) -> None:
@@ -34,8 +35,8 @@ def attention(
     from ibot_hub.swin import Swin
 
     check_request(images, out, options)  # before a model is fetched for nothing
-    device = choose_devices(options.device)[0]
-    loaded = load(chosen_model(model), network=network, head=False, device=device)
+    chosen = choose_devices(device)[0]
+    loaded = load(chosen_model(model), network=network, head=False, device=chosen)
     print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     if isinstance(loaded.backbone, Swin):
         instead = "shown instead is the cosine of each patch with the image's vector, the mean of its patches"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibot_cli.models import ModelName, chosen_model
+from ibot_cli.models import Device, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_cli.pictures import check_picture, write_picture
 from ibot_hub.errors import ImageError, SourceError
@@ -30,6 +30,7 @@ def components(
     out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write; 24 images each, further ones beside it.")] = Path(
         "components.png"
     ),
+    device: Device = "auto",
     *,
     options: ComponentsOptions,
 ) -> None:
@@ -45,8 +46,8 @@ def components(
 
     check_picture(out)
     entries = [entry for source in images for entry in _listed(source)]
-    device = choose_devices(options.device)[0]  # all this before a model is fetched for nothing
-    loaded = load(chosen_model(model), head=False, device=device)
+    chosen = choose_devices(device)[0]  # all this before a model is fetched for nothing
+    loaded = load(chosen_model(model), head=False, device=chosen)
     print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     names: list[str] = []
     small: list[Image] = []

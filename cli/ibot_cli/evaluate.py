@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.models import AsJson, ModelName, chosen_model
+from ibot_cli.models import AsJson, Device, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_hub.options import MatchOptions, Resize, Similarity, ViewsOptions
 
@@ -21,6 +21,7 @@ def correspondence(
     source: Annotated[str, typer.Argument(help="An image, a folder, a text file of paths, or .tar shards.")],
     model: ModelName = None,
     as_json: AsJson = False,
+    device: Device = "auto",
     *,
     options: ViewsOptions,
 ) -> None:
@@ -34,8 +35,8 @@ def correspondence(
     from ibot_hub.sources import kind_of
 
     kind_of(source)
-    device = choose_devices(options.device)[0]  # all this before a model is fetched for nothing
-    loaded = load(chosen_model(model), head=False, device=device)
+    chosen = choose_devices(device)[0]  # all this before a model is fetched for nothing
+    loaded = load(chosen_model(model), head=False, device=chosen)
     print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     report = evaluate_views(loaded, source, options)
     if as_json:

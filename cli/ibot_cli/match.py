@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibot_cli.models import AsJson, ModelName, chosen_model
+from ibot_cli.models import AsJson, Device, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_cli.pictures import check_picture, write_picture
 from ibot_hub.errors import UsageError
@@ -32,6 +32,7 @@ def match(
     model: ModelName = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write.")] = Path("matches.png"),
     as_json: AsJson = False,
+    device: Device = "auto",
     *,
     options: MatchOptions,
 ) -> None:
@@ -49,8 +50,8 @@ def match(
         raise UsageError("--views takes one image and makes two views of it; leave FIRST and SECOND out.")
     images = as_images([views] if views is not None else [path for path in (first, second) if path is not None])
     check_picture(out)
-    device = choose_devices(options.device)[0]  # all this before a model is fetched for nothing
-    loaded = load(chosen_model(model), head=False, device=device)
+    chosen = choose_devices(device)[0]  # all this before a model is fetched for nothing
+    loaded = load(chosen_model(model), head=False, device=chosen)
     print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
     if views is None:
         matches, picture, facts, words = _of_pair(loaded, images[0], images[1], options)

@@ -9,10 +9,12 @@ import typer
 
 from ibot_hub import catalog
 from ibot_hub.errors import UnknownModelError
+from ibot_hub.options import DeviceChoice
 
 DEFAULT = "tiny"  # of every command; the library has none
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+Device = Annotated[DeviceChoice, typer.Option("--device", help="Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", help=f"A name, a file, a folder or hf-hub:org/name; `ibot models` lists the names; default: {DEFAULT}."),

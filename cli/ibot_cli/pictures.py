@@ -26,3 +26,7 @@ def write_picture(picture: "Image", out: Path) -> None:
         picture.save(out)
     except OSError as error:
         raise UsageError(f"Cannot write {out}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{picture.width} x {picture.height} pixels do not go into {out.name}: {error}; .png has no such limit."
+        ) from error

@@ -80,7 +80,7 @@ def search(
     for rank, hit in enumerate(hits.hits, 1):
         where = f"  patch {hit.patch[0]},{hit.patch[1]}" if hit.patch else ""
         print(f"{rank:>{len(str(k))}}  {hit.score:6.3f}  {hit.path}{where}")
-    print(f"{len(hits.hits)} of {opened.manifest.images} images -> {out}", file=sys.stderr)
+    print(f"the nearest {len(hits.hits)} of {opened.manifest.count:,} {opened.manifest.of} -> {out}", file=sys.stderr)
 
 
 def _facts(hit: "Hit") -> dict[str, Any]:

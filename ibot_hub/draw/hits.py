@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ibot_hub.draw.sheet import INK, PAPER, sheet
 from ibot_hub.errors import ImageError
 from ibot_hub.fit import Fit
-from ibot_hub.images import ImageLike, as_images
+from ibot_hub.images import ImageLike, as_images, to_rgb
 from ibot_hub.neighbours import Hit, Hits
 
 CELL = 168  # pixels of the side of a picture
@@ -30,7 +30,7 @@ def draw_hits(image: ImageLike, hits: Hits) -> Image.Image:
         image: the query, as it was given to `search`.
         hits: what `search` answered.
     """
-    query = as_images(image)[0].convert("RGB")
+    query = to_rgb(as_images(image)[0])
     whole = _small(query)
     if hits.patch is None:
         asked = [_cell(whole, ["query"])]

@@ -34,3 +34,8 @@ def test_a_place_that_takes_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(UsageError, match=r"Cannot write .*a\.png: Is a directory\."):
         write_picture(Image.new("RGB", (3, 2)), tmp_path / "a.png")
+
+
+def test_a_picture_too_large_for_its_format(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 x 16384 pixels do not go into a\.webp: .*; \.png has no such limit\."):
+        write_picture(Image.new("RGB", (1, 16384)), tmp_path / "a.webp")
