@@ -28,7 +28,7 @@ browser:
 
 # What the README shows, from the embedded model and the photographs.
 PHOTOS := examples/photos
-pictures: .venv/test
+pictures:
 	$(BIN)/ibot patterns find $(PHOTOS) --model tiny --size 224 --per-image 6 --pictures 1024 --picture-size 64 -o ibot_hub/embedded/atlas.parquet --overwrite
 	$(BIN)/ibot attention $(PHOTOS)/butterfly.jpg -o examples/attention.png --size 240
 	$(BIN)/ibot patterns show --top 24 -o examples/patterns.png

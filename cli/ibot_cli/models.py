@@ -25,7 +25,7 @@ def chosen_model(name: str | None) -> str:
     """What --model names; where it names nothing, the small model that ships with the package, and one line that says so."""
     if name is not None:
         return name
-    limits = "64 px, weak, no better than raw pixels: to try things offline"
+    limits = "64 px, weak, little better than raw pixels: to try things offline"
     print(
         f"no --model: this is {DEFAULT}, the small model that ships with the package ({limits}); --model vit_b16 has the paper's features.",
         file=sys.stderr,

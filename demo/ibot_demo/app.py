@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ibot_demo.inputs import EMPTY
+from ibot_demo.inputs import AT_ONCE, EMPTY
 from ibot_demo.own_tabs import patterns_tab, search_tab
 from ibot_demo.shelf import Shelf
 from ibot_demo.tabs import attention_tab, components_tab, correspondence_tab
@@ -17,7 +17,6 @@ from ibot_hub.model import Model
 TITLE = "iBOT: what is inside"
 KEPT = 3600  # seconds that uploads and results stay on disk
 SWEPT = 300  # seconds from one look for old files to the next
-AT_ONCE = 2  # computations
 WAITING = 100  # people in the queue; the next one is told to come again
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from ibot_demo.limits import MAX_IMAGES, picture
+from ibot_demo.limits import MAX_IMAGES, picture, pixels_of
 from ibot_demo.panels import Photo, Shown
 from ibot_hub.errors import IBotError, UsageError
 
 SHEET = 24  # pictures; more would be several sheets
+SHEET_PIXELS = 160_000_000  # of them together, all decoded at once: 640 MB
+AT_ONCE = 2  # computations, of all the people who use the page
+WORK: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": AT_ONCE}  # for every event that computes
 EXAMPLES = Path(__file__).parent / "examples"
 Upload = dict[str, Any]  # as Gradio has it: `path` in the folder of uploads, `orig_name` as its owner calls it
 Uploads = list[dict[str, Any]] | None  # each with the upload as its `image`
@@ -76,8 +79,21 @@ def uploaded(uploads: Uploads, least: int, most: int = MAX_IMAGES) -> list[tuple
 
 
 def photos(uploads: Uploads) -> list[Photo]:
-    """The pictures that were uploaded, one at least, and as many as fit on one sheet."""
-    return [Photo(name, picture(path, name)) for path, name in uploaded(uploads, 1, SHEET)]
+    """The pictures that were uploaded, one at least, and as many as fit on one sheet and into memory."""
+    files = uploaded(uploads, 1, SHEET)
+    if sum(pixels_of(*file) for file in files) > SHEET_PIXELS:
+        raise UsageError(f"These pictures have over {SHEET_PIXELS // 1_000_000} million pixels together; take fewer, or smaller ones.")
+    return [Photo(name, picture(path, name)) for path, name in files]
+
+
+def number(value: Any, name: str, low: float, high: float) -> float:
+    """The number in a field, as it is; raises `UsageError` where it is empty, no number, or outside `low`..`high`.
+
+    Gradio's own checks are off where an event says `preprocess=False`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"{name} is {'empty' if value in (None, '') else value}; it must be a number from {low:,g} to {high:,g}.")
+    return value
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ibot_demo.panels import Photo, Shown, at, code
+from ibot_demo.panels import Photo, Shown, at, check_patches, code
 from ibot_demo.workspace import PICTURES
 from ibot_hub.atlas import PatternAtlas, embedded_atlas
 from ibot_hub.draw.hits import draw_hits
@@ -56,7 +56,7 @@ def of_file(atlas: PatternAtlas, name: str) -> Atlas:
 
 def pattern(model: Model, photo: Photo, atlas: Atlas, point: tuple[float, float]) -> Shown:
     """The layout of the pattern that the patch at `point`, (x, y) in pixels of the picture, belongs to (Fig. 4)."""
-    check_head(atlas.atlas, model)
+    _check(model, photo, atlas.atlas)
     transform = atlas.atlas.transform
     row, column = at(transform.fit(*photo.image.size).patch_at(*point))
     found = model.pattern_ids(photo.image, transform=transform)
@@ -82,8 +82,21 @@ def pattern(model: Model, photo: Photo, atlas: Atlas, point: tuple[float, float]
     return Shown(draw_pattern(atlas.atlas, number), says, code(python), atlas.making + command)
 
 
+def _check(model: Model, photo: Photo, atlas: PatternAtlas) -> None:
+    """Raises `UsageError` unless the atlas fits the model, whatever it says of itself, and the picture both."""
+    check_head(atlas, model)
+    patterns = model.head.patch_layer.weight_v.shape[0] if model.head else 0
+    if len(atlas.sizes) != patterns or atlas.transform.patch != model.transform.patch:
+        raise UsageError(
+            f"The atlas has {len(atlas.sizes):,} patterns of patches of {atlas.transform.patch} pixels, {model.card.name} has "
+            f"{patterns:,} of {model.transform.patch}; `ibot patterns find` makes one that fits."
+        )
+    check_patches(atlas.transform, photo)
+
+
 def composition(model: Model, photo: Photo, atlas: Atlas) -> Shown:
     """The four patches of a picture with most attention and different patterns, each with its layout (Fig. 15)."""
+    _check(model, photo, atlas.atlas)
     found = compose(model, photo.image, atlas.atlas)
     patterns = ", ".join(str(part.pattern) for part in found.parts)
     says = f"The picture's most attended patterns are {patterns}. Click a patch of it to see the layout of its own pattern."

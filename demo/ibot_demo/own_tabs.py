@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from ibot_demo import own_panels
-from ibot_demo.inputs import EMPTY, Upload, Uploads, answer, answered, hint, one_picture, photo, refused, several_pictures, uploaded
+from ibot_demo.inputs import EMPTY, WORK, Upload, Uploads, answer, answered, hint, one_picture, photo, refused, several_pictures, uploaded
 from ibot_demo.limits import foreign_atlas
 from ibot_demo.own_panels import Atlas, Indexes
 from ibot_demo.shelf import Shelf
 from ibot_demo.tabs import SINGLES, Tab, point
-from ibot_demo.workspace import fill, remove
+from ibot_demo.workspace import fill, gone_on_failure, remove
 from ibot_hub.errors import IBotError, UsageError
 
 KEPT = 3600  # seconds that a session's collection stays on disk
@@ -51,47 +51,48 @@ def patterns_tab(shelf: Shelf, model: gr.State, root: Path) -> Tab:
     def click(name: str, upload: Upload | None, kept: Any, event: gr.SelectData) -> tuple[Any, ...]:
         return answered(lambda: own_panels.pattern(shelf.get(name, head=True), photo(upload), atlas_of(kept), point(event)))
 
+    def unchanged(kept: Any, error: IBotError) -> tuple[Any, ...]:
+        """The atlas before and what it answered stay."""
+        return kept, refused(error)[1] + " The atlas before stays.", *(gr.skip() for _ in EMPTY)
+
     def found(name: str, uploads: Uploads, kept: Any, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> tuple[Any, ...]:  # noqa: B008
         try:
             files = uploaded(uploads, 2)
             progress(0, desc="Loading the head")
             loaded = shelf.get(name, head=True)
             folder = fill(root, files)
-            atlas = own_panels.of_pictures(loaded, folder)
+            with gone_on_failure(folder):
+                atlas = own_panels.of_pictures(loaded, folder)
         except IBotError as error:
-            return kept, *refused(error)[:2]
+            return unchanged(kept, error)
         remove(kept[0] if kept else None)
         facts = atlas.atlas.facts
-        return (
-            (folder, atlas),
-            None,
-            f"The atlas of {facts.images} pictures of yours; {(atlas.atlas.sizes > 0).sum()} patterns are in them.",
-        )
+        says = f"The atlas of {facts.images} pictures of yours; {(atlas.atlas.sizes > 0).sum()} patterns are in them."
+        return (folder, atlas), says, *EMPTY
 
     def opened(name: str, upload: Upload | None, kept: Any) -> tuple[Any, ...]:
         if not upload:
-            return kept, gr.skip()
+            return kept, *(gr.skip() for _ in range(1 + len(EMPTY)))
         label = Path(str(upload.get("orig_name") or "the file")).name
         try:
             atlas = own_panels.of_file(foreign_atlas(upload["path"], label), label)
         except IBotError as error:
-            return kept, refused(error)[1]
+            return unchanged(kept, error)
         remove(kept[0] if kept else None)
-        return (None, atlas), f"The atlas in {html.escape(label)}, found by {html.escape(atlas.atlas.facts.model)}."
+        return (None, atlas), f"The atlas in {html.escape(label)}, found by {html.escape(atlas.atlas.facts.model)}.", *EMPTY
 
     def shipped(kept: Any) -> tuple[Any, ...]:
         remove(kept[0] if kept else None)
-        return None, SHIPPED
+        return None, SHIPPED, *EMPTY
 
     asked = [model, image, own]
-    button.click(run, asked, shown.parts, preprocess=False, api_name="patterns")
-    image.change(follow, asked, shown.parts, preprocess=False, api_visibility="private", trigger_mode="always_last")
-    image.select(click, asked, shown.parts, preprocess=False, api_visibility="private")
-    find.click(
-        found, [model, gallery, own], [own, shown.picture, which], preprocess=False, api_visibility="private", show_progress_on=which
-    )
-    file.upload(opened, [model, file, own], [own, which], preprocess=False, api_visibility="private")
-    back.click(shipped, own, [own, which], api_visibility="private")
+    button.click(run, asked, shown.parts, preprocess=False, api_name="patterns", **WORK)
+    image.change(follow, asked, shown.parts, preprocess=False, api_visibility="private", trigger_mode="always_last", **WORK)
+    image.select(click, asked, shown.parts, preprocess=False, api_visibility="private", **WORK)
+    changed = [own, which, *shown.parts]
+    find.click(found, [model, gallery, own], changed, preprocess=False, api_visibility="private", show_progress_on=which, **WORK)
+    file.upload(opened, [model, file, own], changed, preprocess=False, api_visibility="private", **WORK)
+    back.click(shipped, own, changed, api_visibility="private")
     return Tab(shown)
 
 
@@ -129,16 +130,18 @@ def search_tab(shelf: Shelf, model: gr.State, root: Path) -> Tab:
         try:
             files = uploaded(uploads, 1)
             progress(0, desc="Indexing")
+            loaded = shelf.get(name)
             folder = fill(root, files)
-            indexes = own_panels.indexed(shelf.get(name), folder)
+            with gone_on_failure(folder):
+                indexes = own_panels.indexed(loaded, folder)
         except IBotError as error:
             return kept, refused(error)[1]
         remove(kept[0] if kept else None)
         return (folder, name, indexes), f"{len(indexes.images)} pictures, {len(indexes.patches)} patches are indexed."
 
     asked = [model, image, own]
-    index.click(made, [model, gallery, own], [own, which], preprocess=False, api_visibility="private", show_progress_on=which)
-    button.click(run, asked, shown.parts, preprocess=False, api_name="search")
-    image.change(follow, asked, shown.parts, preprocess=False, api_visibility="private", trigger_mode="always_last")
-    image.select(click, asked, shown.parts, preprocess=False, api_visibility="private")
+    index.click(made, [model, gallery, own], [own, which], preprocess=False, api_visibility="private", show_progress_on=which, **WORK)
+    button.click(run, asked, shown.parts, preprocess=False, api_name="search", **WORK)
+    image.change(follow, asked, shown.parts, preprocess=False, api_visibility="private", trigger_mode="always_last", **WORK)
+    image.select(click, asked, shown.parts, preprocess=False, api_visibility="private", **WORK)
     return Tab(shown)

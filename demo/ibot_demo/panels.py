@@ -10,16 +10,20 @@ import numpy as np
 from PIL import Image
 
 from ibot_hub.attention import ATTENTION, attention_maps
-from ibot_hub.correspondence import match, partner_map, strongest
+from ibot_hub.correspondence import match, partner_map, strongest, whole
 from ibot_hub.draw.attention import draw_attention
 from ibot_hub.draw.components import draw_components
 from ibot_hub.draw.matches import draw_matches
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.matching import match_views
+from ibot_hub.images import ImageTransform
 from ibot_hub.model import Model
-from ibot_hub.options import AttentionOptions, Heads, MatchOptions
+from ibot_hub.options import AttentionOptions, ComponentsOptions, Heads, MatchOptions
 from ibot_hub.pca import components as find_components
+from ibot_hub.pca import components_transform
 from ibot_hub.swin import Swin
+
+MAX_PATCHES = 12_000  # of one picture: attention has the square of it in numbers
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def attention(model: Model, photo: Photo, *, layer: int, heads: Heads, mass: flo
         raise UsageError("No attention head is ticked; tick one at least.")
     options = AttentionOptions(size=size, mass=mass, layer=layer, heads=heads if isinstance(heads, str) else ",".join(map(str, heads)))
     transform = replace(model.transform, size=options.size, resize=options.resize)
+    check_patches(transform, photo)
     maps = attention_maps(model, photo.image, layer, transform=transform)
     picture = draw_attention(photo.image, maps, mass=mass, heads=heads)
     says = f"Block {layer % model.depth} of {model.depth}, {maps.fit.rows} x {maps.fit.columns} patches."
@@ -69,6 +74,8 @@ def attention(model: Model, photo: Photo, *, layer: int, heads: Heads, mass: flo
 
 def correspondence(model: Model, first: Photo, second: Photo, *, count: int, mutual: bool) -> Shown:
     """The strongest of the pairs that the patches of one picture make with their best partners in another (Fig. 19)."""
+    for photo in (first, second):
+        check_patches(whole(model), photo)
     matches = match(model, first.image, second.image, count, mutual=mutual)
     picture = draw_matches(matches, first.image, second.image)
     says = f"{len(matches.scores)} pairs, strongest {matches.rank} first. Click a patch of the first picture to see its partner."
@@ -88,6 +95,8 @@ def correspondence(model: Model, first: Photo, second: Photo, *, count: int, mut
 
 def partner(model: Model, first: Photo, second: Photo, point: tuple[float, float]) -> Shown:
     """The partner of the patch that lies at `point`, (x, y) in pixels of the first picture."""
+    for photo in (first, second):
+        check_patches(whole(model), photo)
     partners = partner_map(model, first.image, second.image)
     place = at(partners.first.patch_at(*point))
     chosen = np.zeros_like(partners.mutual)
@@ -142,6 +151,8 @@ def views(model: Model, photo: Photo, *, seed: int, count: int, mutual: bool) ->
 
 def component_colours(model: Model, photos: Sequence[Photo], *, background: bool) -> Shown:
     """The first three principal components of all the pictures' patches as colours."""
+    for photo in photos:
+        check_patches(components_transform(model, ComponentsOptions()), photo)
     images = [photo.image for photo in photos]
     found = find_components(model, images, background=background)
     names = [photo.name for photo in photos]
@@ -169,6 +180,16 @@ def heads_of(model: Model) -> int:
         return 1
     first: Any = model.backbone.blocks[0]  # a Sequential of timm's has no types
     return int(first.attn.num_heads)
+
+
+def check_patches(transform: ImageTransform, photo: Photo) -> None:
+    """Raises `UsageError` where the picture would have more patches than the page computes with."""
+    fit = transform.fit(*photo.image.size)
+    if fit.rows * fit.columns > MAX_PATCHES:
+        raise UsageError(
+            f"{photo.name} would have {fit.rows} x {fit.columns} patches, and {MAX_PATCHES:,} are the most here; "
+            "take fewer pixels, or a picture that is less long."
+        )
 
 
 def at(place: tuple[int, int] | None) -> tuple[int, int]:

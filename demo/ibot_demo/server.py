@@ -27,10 +27,9 @@ def serve(name: str, *, host: str, port: int, share: bool) -> None:
     if find_spec("gradio") is None:
         raise UsageError("The page needs Gradio, which is not installed; pip install 'ibot-hub[demo]'.")
     port = _free(host, port)
-    over = threading.Event()
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, lambda *_: over.set())
-    with tempfile.TemporaryDirectory(prefix="ibot-demo-") as folder:
+    # while the model loads there is no page to close, but a folder to remove; Ctrl-C is Python's own until then
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="ibot-demo-", ignore_cleanup_errors=True) as folder:
         served, own = Path(folder, "served"), Path(folder, "own")
         own.mkdir()
         # read when Gradio is imported, so here and not earlier; what is served are uploads and results, beside the examples
@@ -48,6 +47,9 @@ def serve(name: str, *, host: str, port: int, share: bool) -> None:
             footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, inbrowser=False,
             show_error=False, prevent_thread_lock=True, quiet=True,
         )  # fmt: skip
+        over = threading.Event()
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ending, lambda *_: over.set())
         print(f"the page is at {page.local_url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
         over.wait()
         page.close(verbose=False)

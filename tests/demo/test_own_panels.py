@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ibot_cli.main import app
 from ibot_demo import own_panels
 from ibot_demo.panels import Photo, Shown
 from ibot_demo.workspace import PICTURES
+from ibot_hub.atlas import PatternAtlas, embedded_atlas
 from ibot_hub.errors import UsageError
 from ibot_hub.images import decode
 from ibot_hub.model import Model
@@ -76,6 +78,18 @@ def test_an_atlas_by_probability_is_not_for_the_page(tiny: Model, folder: Path) 
     atlas = find_patterns(tiny, folder / PICTURES, confidence="probability")
     with pytest.raises(UsageError, match=r"mine\.parquet was found with --confidence probability"):
         own_panels.of_file(atlas, "mine.parquet")
+
+
+def test_an_atlas_of_another_shape_than_the_model(tiny: Model, photo: Photo) -> None:
+    atlas = embedded_atlas()
+    short = PatternAtlas(atlas.facts, atlas.table.slice(0, 5))
+    facts = replace(atlas.facts, preprocessing={**atlas.facts.preprocessing, "patch": 2 * tiny.transform.patch})
+    for wrong, words in ((short, "has 5 patterns"), (PatternAtlas(facts, atlas.table), f"patches of {2 * tiny.transform.patch} pixels")):
+        opened = own_panels.of_file(wrong, "mine.parquet")
+        with pytest.raises(UsageError, match=words):
+            own_panels.pattern(tiny, photo, opened, (200.0, 250.0))
+        with pytest.raises(UsageError, match=words):
+            own_panels.composition(tiny, photo, opened)
 
 
 def test_a_point_that_the_network_does_not_see(tiny: Model, photo: Photo, folder: Path) -> None:

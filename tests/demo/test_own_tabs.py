@@ -58,8 +58,11 @@ def test_patterns_of_own_pictures(open_tab: OpenTab, tiny: Model, photos: Path, 
     find_patterns(tiny, pictures, pictures=2000, members=9).save(file)
     tab.at("file").locator("input[type=file]").set_input_files(str(file))
     tab.says("The atlas in mine.parquet, found by tiny.", "which")
+    tab.at("result").locator("img").first.wait_for(state="detached")
+    assert "of pattern" not in tab.at("result-says").inner_text()
+    assert "find_patterns" not in tab.at("result-python").inner_text()
     tab.at("show").click()
-    tab.page.wait_for_function("document.querySelector('#patterns-result-python .cm-content').innerText.includes('mine.parquet')")
+    tab.page.wait_for_function("document.querySelector('#patterns-result-python .cm-content')?.innerText.includes('mine.parquet')")
     assert same(ran(tab.code(), "composition.png"), tab.picture())
 
 
@@ -104,5 +107,6 @@ def test_text_in_the_place_of_pictures(open_tab: OpenTab, tmp_path: Path) -> Non
     tab.at("own").locator("button").first.click()
     tab.at("file").locator("input[type=file]").set_input_files(str(tmp_path / "notes.parquet"))
     tab.says("notes.parquet is not an atlas of patterns", "which")
+    tab.says("The atlas before stays.", "which")
     tab.at("image").locator("input[type=file]").set_input_files(str(tmp_path / "notes.jpg"))
     tab.says("notes.jpg: not an image that Pillow knows")

@@ -65,6 +65,22 @@ def test_a_swin_shows_what_it_has(golden: Path, other: Photo) -> None:
     assert "a Swin has no [CLS]" in shown.says
 
 
+def test_a_picture_with_too_many_patches(tiny: Model, photo: Photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Photo("small.png", Image.new("RGB", (64, 64)))
+    patches = (64 // tiny.transform.patch) ** 2
+    monkeypatch.setattr(panels, "MAX_PATCHES", patches)
+    long = Photo("long.png", Image.new("RGB", (1024, 64)))
+    assert panels.attention(tiny, small, layer=0, heads="all", mass=0.5, size=64).says
+    for panel in (
+        lambda: panels.attention(tiny, long, layer=0, heads="all", mass=0.5, size=64),
+        lambda: panels.correspondence(tiny, small, long, count=3, mutual=False),
+        lambda: panels.partner(tiny, long, small, (3.0, 3.0)),
+        lambda: panels.component_colours(tiny, [long], background=False),
+    ):
+        with pytest.raises(UsageError, match=rf"^long\.png would have \d+ x \d+ patches, and {patches} are the most here"):
+            panel()
+
+
 def test_what_cannot_be_shown(tiny: Model, photo: Photo, other: Photo) -> None:
     with pytest.raises(UsageError, match="No attention head is ticked"):
         panels.attention(tiny, photo, layer=0, heads=(), mass=0.5, size=64)

@@ -1,8 +1,13 @@
 """How the server starts, and does not."""
 
+import os
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +38,31 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'ibot-hub\[demo\]'"):
         serve("tiny", host="127.0.0.1", port=0, share=False)
+
+
+LOADING = """
+import sys, time
+from ibot_demo import shelf
+from ibot_demo.server import serve
+def load(name, *, head):
+    print("loading", flush=True)
+    time.sleep(60)
+shelf.load = load
+serve("tiny", host="127.0.0.1", port=0, share=False)
+"""
+
+
+@pytest.mark.skipif(find_spec("gradio") is None, reason="the page needs Gradio")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_ended_while_the_model_loads(ending: signal.Signals, tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"loading\n"
+        assert list(tmp_path.glob("ibot-demo-*"))
+        process.send_signal(ending)
+        assert process.wait(30) in (128 + ending, -ending)
+    assert not list(tmp_path.glob("ibot-demo-*"))
 
 
 def test_it_listens_to_this_machine_alone(served: str) -> None:

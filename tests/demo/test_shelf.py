@@ -1,5 +1,6 @@
 """Models that people share."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,29 @@ def test_a_model_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = set(executor.map(models.get, ["tiny"] * 8))
     assert (len(answers), loaded) == (1, ["tiny"])
     assert models.get("tiny", head=True).head is not None
+
+
+def test_a_long_download_keeps_nobody_from_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, arrived = threading.Event(), threading.Event()
+
+    def slow(name: str, *, head: bool | None) -> Model:
+        if name == "slow":
+            started.set()
+            assert arrived.wait(60)
+        return load("tiny", head=head)
+
+    monkeypatch.setattr(shelf, "load", slow)
+    models = Shelf()
+    with ThreadPoolExecutor(2) as executor:
+        waiting = executor.submit(models.get, "slow")
+        try:
+            assert started.wait(60)
+            other = executor.submit(models.get, "tiny").result(60)
+            assert not waiting.done()
+        finally:
+            arrived.set()
+        assert models.get("slow") is waiting.result()
+    assert models.get("tiny") is other
 
 
 def test_the_oldest_makes_room_and_a_failure_costs_none(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:

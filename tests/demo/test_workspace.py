@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ibot_demo import workspace
 from ibot_demo.limits import MAX_BYTES
-from ibot_demo.workspace import PICTURES, fill, remove
+from ibot_demo.workspace import PICTURES, fill, gone_on_failure, remove
 from ibot_hub.errors import ImageError
 
 
@@ -25,7 +26,36 @@ def test_names_are_kept_apart_and_stay_inside(tmp_path: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-def test_nothing_is_kept_of_what_is_too_large(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "own"), [
+    ("..", "picture.png"), ("", "picture.png"), ("\0", "picture.png"), ("cat", "cat.png"), ("cat.exe", "cat.png"), ("cat.JPG", "cat.JPG"),
+    ("a" * 300 + ".jpg", "a" * 200 + ".jpg"), ("\N{CAT}" * 99 + ".webp", "\N{CAT}" * 50 + ".webp"),
+])  # fmt: skip
+def test_a_name_that_no_file_should_have(photos: Path, tmp_path: Path, name: str, own: str) -> None:
+    folder = fill(tmp_path, [(str(photos / "coffee.jpg"), name)] * 2)
+    second = Path(own)
+    assert {path.name for path in (folder / PICTURES).iterdir()} == {own, f"{second.stem} 2{second.suffix}"}
+
+
+def test_nothing_is_kept_of_a_failure(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [(str(photos / "coffee.jpg"), "coffee.jpg")]
+    folder = fill(tmp_path, files)
+    with gone_on_failure(folder):
+        assert folder.is_dir()
+    assert folder.is_dir()
+    with pytest.raises(KeyboardInterrupt), gone_on_failure(folder):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(workspace.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="no space"):
+        fill(tmp_path, files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_kept_of_what_of_what_is_too_large(tmp_path: Path) -> None:
     with (tmp_path / "large").open("wb") as stream:
         stream.truncate(MAX_BYTES + 1)
     root = tmp_path / "root"
