@@ -70,20 +70,6 @@ def with_backbone(model: Model, backbone: Any) -> Model:
     return Model(backbone, None, None, model.transform, model.card).eval()
 
 
-def untrained(model: Model, seed: int) -> Model:
-    """A ViT of the same shape with the weights that training starts from."""
-    shape: Any = model.backbone  # timm's attributes are typed as if they might be anything
-    torch.manual_seed(seed)
-    network = ViT(
-        img_size=model.transform.size,
-        patch_size=shape.patch,
-        embed_dim=shape.embed_dim,
-        depth=len(shape.blocks),
-        num_heads=shape.blocks[0].attn.num_heads,
-    )
-    return with_backbone(model, network)
-
-
 def row_of(model: Model, similarity: Similarity, size: int | None, views: Path, limit: int | None) -> Row:
     """Both measurements of one network."""
     transform = replace(model.transform, size=size or model.transform.size, resize=MatchOptions.resize)

@@ -72,9 +72,9 @@ def extractor(name: str) -> Extract:
     return lambda images: model(images, transform=transform).cls
 
 
-def untrained(model: Model) -> ViT:
-    """A ViT of the same shape with the weights that training starts from."""
-    torch.manual_seed(0)
+def untrained(model: Model, seed: int = 0) -> ViT:
+    """A ViT of the same shape, its weights drawn as the official code draws them."""
+    torch.manual_seed(seed)
     shape: Any = model.backbone  # timm's attributes are typed as if they might be anything
     network = ViT(
         img_size=model.transform.size,
