@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ibot_hub
+from benchmarks.embedded import untrained
 from benchmarks.measure import machine
 from ibot_hub.correspondence import partner_map
 from ibot_hub.evaluation.homography import measure_homography, read_homography
@@ -32,7 +33,6 @@ from ibot_hub.evaluation.matching import evaluate_views
 from ibot_hub.model import Model
 from ibot_hub.options import MatchOptions, Similarity
 from ibot_hub.tokens import Tokens
-from ibot_hub.vit import ViT
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WALL = (EXAMPLES / "photos" / "graf1.jpg", EXAMPLES / "photos" / "graf3.jpg")
@@ -105,7 +105,7 @@ def main() -> None:
 
         size = options.size or model.transform.size
         rows = {f"{name} at {size} px": [measured(model)]}
-        rows["untrained"] = [measured(untrained(model, seed)) for seed in range(seeds)]
+        rows["untrained"] = [measured(with_backbone(model, untrained(model, seed))) for seed in range(seeds)]
         rows["pixels"] = [measured(with_backbone(model, Pixels(model.transform.patch)))]
         rows["same place"] = [measured(with_backbone(model, Place(model.transform.patch)))]
         report["rows"][name] = rows

@@ -27,7 +27,7 @@ from ibot_hub import weights
 from ibot_hub.head import Head
 from ibot_hub.options import ExtractOptions
 from ibot_hub.origin import Origin
-from ibot_hub.patterns import find_patterns
+from ibot_hub.patterns.finding import find_patterns
 from ibot_hub.vit import ViT
 
 TARGETS = {"vit_s16": 1.4, "vit_b16": 1.15}  # of the time, by extraction's

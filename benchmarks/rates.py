@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 import ibot_hub
-from ibot_hub.columns import image_features
 from ibot_hub.devices import own_cores
-from ibot_hub.extraction import AHEAD
+from ibot_hub.features.columns import image_features
+from ibot_hub.features.extraction import AHEAD
+from ibot_hub.features.pipeline import batches
+from ibot_hub.features.plan import transform_of
+from ibot_hub.features.store import Manifest
 from ibot_hub.images import decode
 from ibot_hub.listing import write_listing
 from ibot_hub.options import ExtractOptions
-from ibot_hub.pipeline import batches
-from ibot_hub.plan import transform_of
-from ibot_hub.store import Manifest
 
 TIMM_NAMES = {"vit_s16": "vit_small_patch16_224", "vit_b16": "vit_base_patch16_224"}
 WIDTHS = {"vit_s16": (384, 6), "vit_b16": (768, 12)}  # and attention heads

@@ -1,5 +1,5 @@
-from .atlas import PatternAtlas as PatternAtlas
-from .atlas import open_atlas as open_atlas
+from .patterns.atlas import PatternAtlas as PatternAtlas
+from .patterns.atlas import open_atlas as open_atlas
 from .attention import AttentionMaps as AttentionMaps
 from .attention import attention_maps as attention_maps
 from .catalog import Checkpoint as Checkpoint
@@ -10,16 +10,16 @@ from .pca import components as components
 from .correspondence import Matches as Matches
 from .correspondence import match as match
 from .errors import IBotError as IBotError
-from .exporting import export as export
-from .extraction import extract as extract
-from .features import open_features as open_features
-from .index import Index as Index
-from .index import open_index as open_index
-from .indexing import build_index as build_index
+from .formats.exporting import export as export
+from .features.extraction import extract as extract
+from .features.table import open_features as open_features
+from .retrieval.index import Index as Index
+from .retrieval.index import open_index as open_index
+from .retrieval.indexing import build_index as build_index
 from .loading import load as load
 from .model import Model as Model
-from .neighbours import Hits as Hits
-from .neighbours import search as search
+from .retrieval.neighbours import Hits as Hits
+from .retrieval.neighbours import search as search
 from .options import AttentionOptions as AttentionOptions
 from .options import ComponentsOptions as ComponentsOptions
 from .options import ExtractOptions as ExtractOptions
@@ -27,10 +27,10 @@ from .options import IndexOptions as IndexOptions
 from .options import MatchOptions as MatchOptions
 from .options import PatternOptions as PatternOptions
 from .options import PushOptions as PushOptions
-from .patterns import Composition as Composition
-from .patterns import compose as compose
-from .patterns import find_patterns as find_patterns
-from .publish import push as push
+from .patterns.finding import Composition as Composition
+from .patterns.finding import compose as compose
+from .patterns.finding import find_patterns as find_patterns
+from .hub.publish import push as push
 from .tokens import Tokens as Tokens
 
 __version__: str

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ibot_hub import hub, weights
+from ibot_hub import weights
 from ibot_hub.backbones import arch_name, build_backbone, build_head, check_entry
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, Checkpoint, info, list_models
 from ibot_hub.devices import DTYPES
 from ibot_hub.errors import UsageError
+from ibot_hub.hub import files
+from ibot_hub.hub.record import read_record
 from ibot_hub.images import ImageTransform
 from ibot_hub.model import Card, Model
-from ibot_hub.record import read_record
 from ibot_hub.swin import NATIVE_SIZE, Swin
 
 NETWORKS = ("teacher", "student")
@@ -82,14 +83,14 @@ def _find(name: str | Path, network: str | None, head: bool | None) -> _Found:
         return _Found(name, network)
     if name.startswith("hf-hub:"):
         repository, _, revision = name.removeprefix("hf-hub:").partition("@")
-        return _Found(hub.fetch_repository(repository, revision or None), network)
+        return _Found(files.fetch_repository(repository, revision or None), network)
     # what has a slash can only be a path, also where nothing is there
     if name not in list_models() and (os.sep in name or Path(name).exists()):
         return _Found(Path(name), network)
     entry = info(name)
     if (entry.repository or entry.embedded) and network not in (None, entry.network):
         raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
-    path = hub.fetch(entry, network=network, head=head)
+    path = files.fetch(entry, network=network, head=head)
     if entry.repository:
         return _Found(path, None, entry)
     if entry.embedded:

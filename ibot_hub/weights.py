@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ibot_hub.errors import WeightsError
+from ibot_hub.formats.onnx_tensors import ONNX, onnx_tensors
 from ibot_hub.naming import from_official, from_transformers, split_head
-from ibot_hub.onnx_tensors import ONNX, onnx_tensors
 from ibot_hub.origin import Origin, origin_of_folder, origin_of_metadata
 
 EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin

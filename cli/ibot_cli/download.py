@@ -11,10 +11,11 @@ def download(
     head: Annotated[bool, typer.Option("--head", help="With the projection head, which the smallest download may lack.")] = False,
 ) -> None:
     """Fetch a model into the cache and print where it is."""
-    from ibot_hub import catalog, hub
+    from ibot_hub import catalog
+    from ibot_hub.hub import files
 
     if name.startswith("hf-hub:"):
         repository, _, revision = name.removeprefix("hf-hub:").partition("@")
-        print(hub.fetch_repository(repository, revision or None))
+        print(files.fetch_repository(repository, revision or None))
     else:
-        print(hub.fetch(catalog.info(name), network=network, head=head))
+        print(files.fetch(catalog.info(name), network=network, head=head))

@@ -29,8 +29,8 @@ def export(
 
     The library itself checks the tokens, and `ibot_hub.load` opens the folder again.
     """
-    from ibot_hub.exporting import check_export, read_exported
-    from ibot_hub.exporting import export as write
+    from ibot_hub.formats.exporting import check_export, read_exported
+    from ibot_hub.formats.exporting import export as write
     from ibot_hub.loading import load
 
     check_export(out, options.format)  # before a model is fetched for nothing

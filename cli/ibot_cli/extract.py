@@ -9,11 +9,11 @@ import typer
 
 from ibot_cli.models import AsJson, ModelName, chosen_model
 from ibot_cli.options import options_from
+from ibot_hub.features.parts import Part
 from ibot_hub.options import ExtractOptions
-from ibot_hub.parts import Part
 
 if TYPE_CHECKING:
-    from ibot_hub.extraction import Extraction
+    from ibot_hub.features.extraction import Extraction
 
 
 @options_from(ExtractOptions)
@@ -30,7 +30,7 @@ def extract_features(
 
     Stop it when you like: the same command goes on, and what it writes is the same to the byte.
     """
-    from ibot_hub.extraction import check_request, extract
+    from ibot_hub.features.extraction import check_request, extract
     from ibot_hub.loading import load
 
     check_request(source, options)  # before a model is fetched for nothing

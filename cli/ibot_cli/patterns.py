@@ -14,8 +14,8 @@ from ibot_hub.errors import StoreError, UsageError
 from ibot_hub.options import PatternOptions
 
 if TYPE_CHECKING:
-    from ibot_hub.atlas import PatternAtlas
-    from ibot_hub.layouts import Layout
+    from ibot_hub.patterns.atlas import PatternAtlas
+    from ibot_hub.patterns.layouts import Layout
 
 app = typer.Typer(no_args_is_help=True, help="Find the patterns of a model, and show what each gathers.")
 
@@ -44,10 +44,10 @@ def find(
     Every patch goes to its most likely pattern, each pattern keeps its most confident patches. The atlas is a Parquet file that
     is shown without the model; it remembers where the images are, or carries pictures of them (--pictures).
     """
-    from ibot_hub.atlas import check_out
     from ibot_hub.devices import choose_devices
     from ibot_hub.loading import load
-    from ibot_hub.patterns import find_patterns
+    from ibot_hub.patterns.atlas import check_out
+    from ibot_hub.patterns.finding import find_patterns
     from ibot_hub.sources import kind_of
 
     kind_of(source)
@@ -77,9 +77,9 @@ def show(
     Crops too dark to see anything are left out, as in the official script. The images are read from where they were, unless the
     atlas carries pictures.
     """
-    from ibot_hub.atlas import embedded_atlas, open_atlas
     from ibot_hub.draw.patterns import SIDE, SMALL, draw_layout, draw_overview
-    from ibot_hub.layouts import layouts
+    from ibot_hub.patterns.atlas import embedded_atlas, open_atlas
+    from ibot_hub.patterns.layouts import layouts
 
     if top is not None and pattern is not None:
         raise UsageError("--top draws the largest patterns and --pattern one of them; say one of the two.")
@@ -119,12 +119,12 @@ def compose(
 
     The patches with most attention of [CLS] and different patterns, each with the layout of its pattern round the image.
     """
-    from ibot_hub import patterns
-    from ibot_hub.atlas import embedded_atlas, open_atlas
     from ibot_hub.draw.patterns import SMALL, draw_parts
     from ibot_hub.images import as_images
-    from ibot_hub.layouts import layouts
     from ibot_hub.loading import load
+    from ibot_hub.patterns import finding
+    from ibot_hub.patterns.atlas import embedded_atlas, open_atlas
+    from ibot_hub.patterns.layouts import layouts
 
     (given,) = as_images(image)
     check_picture(out)
@@ -132,7 +132,7 @@ def compose(
         raise UsageError(f"--atlas is missing: `ibot patterns find IMAGES --model {model}` makes one.")
     opened = open_atlas(atlas) if atlas else embedded_atlas()
     loaded = load(chosen_model(model), network=network, head=True)
-    found = patterns.compose(loaded, given, opened, count)
+    found = finding.compose(loaded, given, opened, count)
     several = layouts(opened, [part.pattern for part in found.parts], members, SMALL)
     _tell_problems(several)
     write_picture(draw_parts(given, found, several), out)

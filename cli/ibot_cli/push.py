@@ -22,9 +22,9 @@ def push(
 
     In one commit, with a card; of a run its recipe and numbers go too.
     """
+    from ibot_hub.hub.publish import check_name
+    from ibot_hub.hub.publish import push as publish
     from ibot_hub.loading import load
-    from ibot_hub.publish import check_name
-    from ibot_hub.publish import push as publish
 
     check_name(name)  # before a model is fetched for nothing
     loaded = load(model, network=network)

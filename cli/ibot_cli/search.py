@@ -14,7 +14,7 @@ from ibot_hub.errors import UsageError
 from ibot_hub.options import IndexOptions, SearchOptions
 
 if TYPE_CHECKING:
-    from ibot_hub.neighbours import Hit
+    from ibot_hub.retrieval.neighbours import Hit
 
 
 @options_from(IndexOptions)
@@ -29,7 +29,7 @@ def index(
 
     For patches, extract with --tokens both or patches.
     """
-    from ibot_hub.indexing import build_index
+    from ibot_hub.retrieval.indexing import build_index
 
     manifest = build_index(features, out, options).manifest
     if as_json:
@@ -61,9 +61,9 @@ def search(
     """
     from ibot_hub.draw.hits import draw_hits
     from ibot_hub.images import as_images
-    from ibot_hub.index import open_index
-    from ibot_hub.neighbours import model_of
-    from ibot_hub.neighbours import search as ask
+    from ibot_hub.retrieval.index import open_index
+    from ibot_hub.retrieval.neighbours import model_of
+    from ibot_hub.retrieval.neighbours import search as ask
 
     row_column = _pair(patch, "--patch", "ROW,COLUMN", int)
     point = _pair(at, "--at", "X,Y", float)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ibot_hub.atlas import MEMBER, SCHEMA, PatternAtlas, members_of, open_atlas
 from ibot_hub.errors import IBotError, ImageError, StoreError, UsageError
 from ibot_hub.images import BROKEN, decode
+from ibot_hub.patterns.atlas import MEMBER, SCHEMA, PatternAtlas, members_of, open_atlas
 
 MAX_BYTES = 20 << 20  # of one upload
 MAX_PIXELS = 40_000_000  # of one picture: 120 MB once decoded

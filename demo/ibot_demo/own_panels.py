@@ -6,17 +6,17 @@ from pathlib import Path
 
 from ibot_demo.panels import Photo, Shown, at, check_patches, code
 from ibot_demo.workspace import PICTURES
-from ibot_hub.atlas import PatternAtlas, embedded_atlas
 from ibot_hub.draw.hits import draw_hits
 from ibot_hub.draw.patterns import draw_composition, draw_pattern
 from ibot_hub.errors import UsageError
-from ibot_hub.extraction import extract
-from ibot_hub.index import Index
-from ibot_hub.indexing import build_index
+from ibot_hub.features.extraction import extract
 from ibot_hub.model import Model
-from ibot_hub.neighbours import search
 from ibot_hub.options import SearchOptions
-from ibot_hub.patterns import check_head, compose, find_patterns
+from ibot_hub.patterns.atlas import PatternAtlas, embedded_atlas
+from ibot_hub.patterns.finding import check_head, compose, find_patterns
+from ibot_hub.retrieval.index import Index
+from ibot_hub.retrieval.indexing import build_index
+from ibot_hub.retrieval.neighbours import search
 
 PER_IMAGE = 6  # patches that a pattern takes from one picture; a person has few of these
 
@@ -34,7 +34,7 @@ class Atlas:
 
 def shipped() -> Atlas:
     """The atlas that comes with the embedded model."""
-    return Atlas(embedded_atlas(), None, "embedded_atlas()", "from ibot_hub.atlas import embedded_atlas")
+    return Atlas(embedded_atlas(), None, "embedded_atlas()", "from ibot_hub.patterns.atlas import embedded_atlas")
 
 
 def of_pictures(model: Model, folder: Path) -> Atlas:
@@ -44,14 +44,14 @@ def of_pictures(model: Model, folder: Path) -> Atlas:
         ["ibot", "patterns", "find", PICTURES, "--per-image", str(PER_IMAGE), "--model", model.card.name, "-o", "atlas.parquet"]
     )
     python = f"find_patterns(model, {PICTURES!r}, per_image={PER_IMAGE})"
-    return Atlas(atlas, "atlas.parquet", python, "from ibot_hub.patterns import find_patterns", making + "\n")
+    return Atlas(atlas, "atlas.parquet", python, "from ibot_hub.patterns.finding import find_patterns", making + "\n")
 
 
 def of_file(atlas: PatternAtlas, name: str) -> Atlas:
     """An atlas that a person opened."""
     if atlas.centre is not None or atlas.facts.of != "patches":
         raise UsageError(f"{name} was found with --confidence probability or --of cls; the page shows patches by raw logits.")
-    return Atlas(atlas, name, f"open_atlas({name!r})", "from ibot_hub.atlas import open_atlas")
+    return Atlas(atlas, name, f"open_atlas({name!r})", "from ibot_hub.patterns.atlas import open_atlas")
 
 
 def pattern(model: Model, photo: Photo, atlas: Atlas, point: tuple[float, float]) -> Shown:

@@ -8,7 +8,7 @@ from ibot_hub.draw.sheet import INK, PAPER, sheet
 from ibot_hub.errors import ImageError
 from ibot_hub.fit import Fit
 from ibot_hub.images import ImageLike, as_images, to_rgb
-from ibot_hub.neighbours import Hit, Hits
+from ibot_hub.retrieval.neighbours import Hit, Hits
 
 CELL = 168  # pixels of the side of a picture
 COLUMNS = 5

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ibot_hub.atlas import PatternAtlas
 from ibot_hub.colours import Colour, distinct
 from ibot_hub.draw.sheet import FONT, PAPER, grid, sheet
 from ibot_hub.images import ImageLike, as_images, to_rgb
-from ibot_hub.layouts import CELL, CONTEXT, Layout, layouts
-from ibot_hub.patterns import Composition
+from ibot_hub.patterns.atlas import PatternAtlas
+from ibot_hub.patterns.finding import Composition
+from ibot_hub.patterns.layouts import CELL, CONTEXT, Layout, layouts
 
 Box = list[int]  # left, top, right, bottom in pixels
 

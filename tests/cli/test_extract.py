@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ibot_hub.features import open_features
+from ibot_hub.features.table import open_features
 
 Ibot = Callable[..., tuple[int, str, str]]
 

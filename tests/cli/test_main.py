@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ibot_cli.main import main
-from ibot_hub.features import open_features
+from ibot_hub.features.table import open_features
 
 Ibot = Callable[..., tuple[int, str, str]]
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ibot_hub.extraction", "ibot_hub.loading", "ibot_cli.main"])
+PROCESSES.set_forkserver_preload(["ibot_hub.features.extraction", "ibot_hub.loading", "ibot_cli.main"])
 
 
 def test_help_and_import_are_quick_and_do_not_load_torch() -> None:

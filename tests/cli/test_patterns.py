@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ibot_hub.atlas import open_atlas
 from ibot_hub.images import decode
+from ibot_hub.patterns.atlas import open_atlas
 
 Ibot = Callable[..., tuple[int, str, str]]
 
@@ -149,7 +149,7 @@ def test_without_an_atlas_that_of_the_embedded_model_is_taken(
 ) -> None:
     code, _, stderr = ibot("patterns", "find", photos, "-o", tmp_path / "a.parquet", "--limit", "2")
     assert (code, "--model vit_b16" in stderr) == (0, True)
-    monkeypatch.setattr("ibot_hub.atlas.EMBEDDED", tmp_path / "a.parquet")
+    monkeypatch.setattr("ibot_hub.patterns.atlas.EMBEDDED", tmp_path / "a.parquet")
     assert ibot("patterns", "show", "-o", tmp_path / "top.png")[0] == 0
     assert ibot("patterns", "compose", photos / "coffee.jpg", "-o", tmp_path / "c.png")[0] == 0
     assert (tmp_path / "c.png").exists()

@@ -1,4 +1,4 @@
-"""`ibot push`: what it says and sends; tests/hub/test_publish.py has the rest."""
+"""`ibot push`: what it says and sends; tests/hub/test_hub_publish.py has the rest."""
 
 import shutil
 from collections.abc import Callable

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from ibot_hub.draw.hits import draw_hits
-from ibot_hub.extraction import extract
-from ibot_hub.index import open_index
+from ibot_hub.features.extraction import extract
 from ibot_hub.loading import load
-from ibot_hub.neighbours import model_of
-from ibot_hub.neighbours import search as ask
+from ibot_hub.retrieval.index import open_index
+from ibot_hub.retrieval.neighbours import model_of
+from ibot_hub.retrieval.neighbours import search as ask
 
 Ibot = Callable[..., tuple[int, str, str]]
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from ibot_demo import limits
 from ibot_demo.limits import foreign_atlas, picture
-from ibot_hub.atlas import PatternAtlas
 from ibot_hub.errors import ImageError, StoreError, UsageError
 from ibot_hub.model import Model
-from ibot_hub.patterns import find_patterns
+from ibot_hub.patterns.atlas import PatternAtlas
+from ibot_hub.patterns.finding import find_patterns
 
 
 def test_pictures_within_bounds_are_decoded_upright(photos: Path, tmp_path: Path) -> None:

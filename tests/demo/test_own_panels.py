@@ -14,11 +14,11 @@ from ibot_cli.main import app
 from ibot_demo import own_panels
 from ibot_demo.panels import Photo, Shown
 from ibot_demo.workspace import PICTURES
-from ibot_hub.atlas import PatternAtlas, embedded_atlas
 from ibot_hub.errors import UsageError
 from ibot_hub.images import decode
 from ibot_hub.model import Model
-from ibot_hub.patterns import find_patterns
+from ibot_hub.patterns.atlas import PatternAtlas, embedded_atlas
+from ibot_hub.patterns.finding import find_patterns
 
 NAMES = ("cat_chelsea.jpg", "two_dogs.jpg", "dog_chicky.jpg")
 

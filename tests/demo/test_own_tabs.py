@@ -9,12 +9,12 @@ from PIL import Image
 
 from ibot_hub.draw.hits import draw_hits
 from ibot_hub.draw.patterns import draw_pattern
-from ibot_hub.extraction import extract
+from ibot_hub.features.extraction import extract
 from ibot_hub.images import decode
-from ibot_hub.indexing import build_index
 from ibot_hub.model import Model
-from ibot_hub.neighbours import search
-from ibot_hub.patterns import find_patterns
+from ibot_hub.patterns.finding import find_patterns
+from ibot_hub.retrieval.indexing import build_index
+from ibot_hub.retrieval.neighbours import search
 
 OpenTab = Callable[..., Any]
 Ran = Callable[[str, str], Image.Image]

@@ -10,7 +10,7 @@ from PIL import Image
 from ibot_hub.draw.hits import CELL, CONTEXT, EMPTY, MARK, draw_hits
 from ibot_hub.images import ImageTransform
 from ibot_hub.listing import Entry
-from ibot_hub.neighbours import Hit, Hits
+from ibot_hub.retrieval.neighbours import Hit, Hits
 
 WHOLE = ImageTransform(size=96, resize="keep", patch=16)
 SIDE = CELL / (2 * CONTEXT + 1)  # of a patch that is shown near

@@ -22,9 +22,9 @@ from ibot_hub.draw.patterns import (
 )
 from ibot_hub.draw.sheet import PAPER
 from ibot_hub.fit import whole_fit
-from ibot_hub.layouts import Layout
 from ibot_hub.loading import load
-from ibot_hub.patterns import Composition, Part, compose, find_patterns
+from ibot_hub.patterns.finding import Composition, Part, compose, find_patterns
+from ibot_hub.patterns.layouts import Layout
 
 Box = tuple[int, int, int, int]
 

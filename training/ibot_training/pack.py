@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ibot_hub import weights
 from ibot_hub.errors import IBotError, WeightsError
+from ibot_hub.hub.record import sha256
 from ibot_hub.loading import load
-from ibot_hub.record import sha256
 
 MOST_BYTES = 20_000_000  # of the file
 LEAST_COSINE = 0.999  # of a token with its own in float32

@@ -1,0 +1,1 @@
+"""Images become features on disk, and are read back."""

@@ -1,0 +1,1 @@
+"""Names become files, checked and kept; models become repositories."""

@@ -1,0 +1,1 @@
+"""What the patterns of a head gather: found, ranked, kept, laid out."""

@@ -1,0 +1,1 @@
+"""Nearest images and patches, through an index on disk."""
