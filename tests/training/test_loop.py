@@ -22,7 +22,7 @@ from torch import Tensor
 import ibot_hub
 from ibot_hub.errors import SourceError, StoppedError, StoreError, TrainingError
 from ibot_training import checkpoint, loop, step
-from ibot_training.loop import differences, numbers_of, train
+from ibot_training.loop import numbers_of, train
 from ibot_training.monitor import Monitor
 from ibot_training.optim import schedules
 from ibot_training.recipe import Crops, Masks, Network, Optimiser, ProjectionHead, Recipe, Run
@@ -309,15 +309,6 @@ def test_another_recipe_or_source_does_not_go_on(undisturbed: Path, pictures: Pa
         train(RECIPE, str(photos), undisturbed, device="cpu")
     after = tensors(undisturbed)
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
-
-
-def test_what_changes_nothing_that_is_learned_may_change() -> None:
-    other = replace(RECIPE, name="other", run=Run(precision="float32", workers=2, log_every=7, save_every=9.0, keep=5, parallel="fsdp"))
-    assert differences(RECIPE, other) == []
-    assert differences(RECIPE, replace(RECIPE, run=replace(RECIPE.run, precision="bfloat16", resident=8))) == [
-        ("run.precision", "float32", "bfloat16"),
-        ("run.resident", 0, 8),
-    ]
 
 
 def test_temperatures_and_the_frozen_layer_go_by_epochs() -> None:
