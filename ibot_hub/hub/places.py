@@ -17,11 +17,21 @@ def model_folder(name: str) -> Path:
     return cache_folder() / name
 
 
+def digests_folder() -> Path:
+    """What originals had at first use, a file for each model; not beside the weights, for it outlives them."""
+    return cache_folder() / "digests"
+
+
 def digests_file(name: str) -> Path:
-    """What the originals of that model had at first use; not beside the weights, for it outlives them."""
-    return cache_folder() / "digests" / f"{name}.json"
+    """What the originals of that model had at first use."""
+    return digests_folder() / f"{name}.json"
+
+
+def repositories_folder() -> Path:
+    """The records of the files of repositories, whose own place is Hugging Face's cache."""
+    return cache_folder() / "repositories"
 
 
 def repository_folder(repo_id: str) -> Path:
-    """The records, commit by commit, of a repository's files, whose own place is Hugging Face's cache."""
-    return cache_folder() / "repositories" / repo_id
+    """The records of that repository, a folder for each commit."""
+    return repositories_folder() / repo_id

@@ -12,17 +12,16 @@ import huggingface_hub
 from filelock import FileLock
 from huggingface_hub import errors as hub_errors
 
-from ibot_hub import weights
 from ibot_hub.errors import DownloadError
-from ibot_hub.hub.answers import ANSWERS
 from ibot_hub.hub.download import megabytes, offline
 from ibot_hub.hub.places import cache_folder, repository_folder
 from ibot_hub.hub.record import Record, check_unchanged, read_record, record_file, sha256, table_sha256, write_json
+from ibot_hub.origin import ANSWERS, EXTRAS
 
 PREFIX = "hf-hub:"  # of a name that is a repository
 WEIGHTS = "model.safetensors"
 # exact names, so that a listing can name no other place; never a pickle
-FILES = ("config.json", "preprocessor_config.json", WEIGHTS, weights.EXTRAS, ANSWERS)
+FILES = ("config.json", "preprocessor_config.json", WEIGHTS, EXTRAS, ANSWERS)
 
 
 def split_name(name: str) -> tuple[str, str | None]:
@@ -39,13 +38,13 @@ def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
     """
     name = _full_name(repo_id, revision)
     with _told(repo_id, revision):
-        if offline() or _cached_weights(repo_id, revision):
+        if offline() or cached_weights(repo_id, revision):
             folder = _snapshot(repo_id, revision)
         else:
             address = huggingface_hub.hf_hub_url(repo_id, WEIGHTS, revision=revision)
             size = huggingface_hub.get_hf_file_metadata(address).size or 0  # before anything is written: is it there at all?
             with lock_repository(repo_id):
-                if not _cached_weights(repo_id, revision):  # by another process, while this one waited
+                if not cached_weights(repo_id, revision):  # by another process, while this one waited
                     print(f"{name}: downloading {megabytes(size)} from {address}", file=sys.stderr)
                 folder = _snapshot(repo_id, revision)
     if not (folder / WEIGHTS).exists():
@@ -65,11 +64,17 @@ def locate_repository(repo_id: str, revision: str | None = None) -> Path:
         DownloadError: it is not in Hugging Face's cache.
     """
     with _told(repo_id, revision):
-        cached = _cached_weights(repo_id, revision)
+        cached = cached_weights(repo_id, revision)
     if cached is None:
         name = _full_name(repo_id, revision)
         raise DownloadError(f"hf-hub:{name} is not in the cache of Hugging Face; `ibot download hf-hub:{name}` fetches it.")
     return cached.parent
+
+
+def cached_weights(repo_id: str, revision: str | None) -> Path | None:
+    """Where Hugging Face's cache has the model.safetensors of that revision, if it has; opens no connection."""
+    found = huggingface_hub.try_to_load_from_cache(repo_id, WEIGHTS, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def read_repository_record(repo_id: str, file: Path) -> Record | None:
@@ -116,11 +121,6 @@ def lock_repository(repo_id: str) -> Iterator[None]:
 
 def _full_name(repo_id: str, revision: str | None) -> str:
     return f"{repo_id}@{revision}" if revision else repo_id
-
-
-def _cached_weights(repo_id: str, revision: str | None) -> Path | None:
-    found = huggingface_hub.try_to_load_from_cache(repo_id, WEIGHTS, revision=revision)
-    return Path(found) if isinstance(found, str) else None
 
 
 def _snapshot(repo_id: str, revision: str | None) -> Path:
