@@ -12,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import safetensors
 from filelock import FileLock, Timeout
+from huggingface_hub import constants
 
 from ibot_hub.catalog import info
 from ibot_hub.errors import CacheError, WeightsError
@@ -103,7 +104,7 @@ def _clear_repository(repo_id: str, revision: str | None, forget: bool) -> int:
     present = [commit for commit in commits if _folder_of(repo_id, commit)]
     if present:
         with lock_repository(repo_id):
-            removal = huggingface_hub.scan_cache_dir().delete_revisions(*present)
+            removal = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*present)
             removal.execute()
             freed = removal.expected_freed_size
     for commit in commits if forget else ():

@@ -27,8 +27,8 @@ def megabytes(size: int) -> str:
 
 
 def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids every connection, as it does in Hugging Face's libraries."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids every connection, as it does in Hugging Face's libraries."""
+    return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").lower() in ("1", "true", "yes", "on")
 
 
 def download(url: str, target: Path, announcement: str, predicted: int | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 from filelock import FileLock
+from huggingface_hub import constants
 from huggingface_hub import errors as hub_errors
 
 from ibot_hub.errors import DownloadError
@@ -150,7 +151,7 @@ def _told(repo_id: str, revision: str | None) -> Iterator[None]:
     except hub_errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's or httpx2's, as the version of the hub has it
         if isinstance(error, hub_errors.HfHubHTTPError) and error.response.status_code == 401 and huggingface_hub.get_token():
             raise DownloadError(
-                f"{name} could not be fetched: {huggingface_hub.constants.ENDPOINT} refuses your token; `hf auth login` with another, "
+                f"{name} could not be fetched: {constants.ENDPOINT} refuses your token; `hf auth login` with another, "
                 "or unset HF_TOKEN: what is public needs none."
             ) from error
         reason = str(error).splitlines()[0]

@@ -42,7 +42,7 @@ def backbone():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "IBOT_HUB_MIRROR"):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "IBOT_HUB_MIRROR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("IBOT_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "PAUSES", (0.0,))
@@ -231,11 +231,11 @@ def test_a_file_that_is_not_of_the_cache_has_no_record():
     assert read_record(GOLDEN) is None
 
 
-@pytest.mark.parametrize("value", ["1", "true", "YES", "On"])
-def test_offline_opens_no_connection_and_uses_what_is_there(entry, server, cache, monkeypatch, value):
+@pytest.mark.parametrize(("name", "value"), [("HF_HUB_OFFLINE", "1"), ("HF_HUB_OFFLINE", "YES"), ("TRANSFORMERS_OFFLINE", "true")])
+def test_offline_opens_no_connection_and_uses_what_is_there(entry, server, cache, monkeypatch, name, value):
     path = files.fetch(entry)
     server.requests.clear()
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setenv(name, value)
     assert files.fetch(entry) == path
     with pytest.raises(DownloadError, match=f"not in the cache {cache} and HF_HUB_OFFLINE is set; unset it once"):
         files.fetch(entry, head=True)
