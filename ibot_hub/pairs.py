@@ -6,7 +6,7 @@ from pathlib import Path
 from ibot_hub.catalog import info, list_models
 from ibot_hub.errors import WeightsError
 from ibot_hub.formats.full import Centres, networks, read_centres
-from ibot_hub.hub import files
+from ibot_hub.hub.both import fetch_both
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 
@@ -30,7 +30,7 @@ def load_pair(name: str | Path) -> Pair:
     """
     entry = info(name) if isinstance(name, str) and name in list_models() else None
     if entry and entry.full_file:
-        full = files.fetch_both(entry)
+        full = fetch_both(entry)
         return _pair(name, load(full.student, "student", True), load(full.teacher, "teacher", True), full.read_centres())
     path = Path(name)
     held = networks(path) if entry is None and path.exists() else ()

@@ -171,14 +171,16 @@ def export(run: Path, teacher: Mapping[str, Tensor], student: Mapping[str, Tenso
         _sync(run)
 
 
-def is_exported(run: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether teacher.safetensors and student.safetensors are there and of the checkpoint with these tensors."""
+def is_exported(run: Path, path: Path) -> bool:
+    """Whether teacher.safetensors and student.safetensors are there, and are the networks of the checkpoint in `path`."""
     try:
-        for network in ("teacher", "student"):
-            with safetensors.safe_open(run / f"{network}.safetensors", "pt") as file:
-                if not all(file.get_tensor(name).equal(tensors[f"{network}.{name}"]) for name in file.keys()):  # noqa: SIM118
-                    return False
-    except (OSError, SafetensorError, KeyError):
+        with safetensors.safe_open(path / TENSORS, "pt") as state:
+            for network in ("teacher", "student"):
+                with safetensors.safe_open(run / f"{network}.safetensors", "pt") as file:
+                    names = file.keys()
+                    if not all(file.get_tensor(name).equal(state.get_tensor(f"{network}.{name}")) for name in names):
+                        return False
+    except (OSError, SafetensorError):  # no file, or no such tensor
         return False
     return True
 

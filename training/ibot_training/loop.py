@@ -176,7 +176,7 @@ def _resume(progress: Progress, clusters: Clusters, out: Path) -> int:
     restore(progress, state.tensors)
     if progress.world.leads:
         clusters.merge(state.tensors[CLUSTERS].numpy())
-        if not checkpoint.is_exported(out, state.tensors):  # the run was killed between the two, or has just been given what it starts from
+        if not checkpoint.is_exported(out, path):  # the run was killed between the two, or has just been given what it starts from
             _export(out, state.tensors)
         print(f"going on after step {state.step}, from {path}", file=sys.stderr)
     return state.step

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, list_models
 from ibot_hub.errors import StoreError, TrainingError
-from ibot_hub.hub.states import TRAINING, fetch_state
+from ibot_hub.hub.repositories import PREFIX, fetch_state, split_name
+from ibot_hub.hub.runs import FROM, TRAINING
 from ibot_hub.pairs import Pair, load_pair
 from ibot_training import checkpoint
 from ibot_training.checkpoint import RECIPE
@@ -22,9 +23,6 @@ from ibot_training.recipe import Recipe, differences
 from ibot_training.recipe_file import load_recipe
 from ibot_training.shapes import check_shape, shape_of_model, shape_of_recipe
 from ibot_training.state import CENTRES, CLUSTERS, misfit, under
-
-FROM = "from.json"  # in the folder of a run that started from something: what that was
-HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,14 @@ def find_start(name: str, out: Path) -> Start:
     Raises:
         DownloadError: nothing can be fetched, or there is no training state; StoreError: no checkpoint of the run is whole.
     """
-    elsewhere = name.startswith(HUB) or name in list_models() or not (os.sep in name or Path(name).exists())
+    elsewhere = name.startswith(PREFIX) or name in list_models() or not (os.sep in name or Path(name).exists())
     said = name if elsewhere else str(Path(name).absolute())
     if checkpoint.begun(out):
         return Start(said, said, None, out / RECIPE)
-    if name.startswith(HUB):
-        repository, _, revision = name.removeprefix(HUB).partition("@")
-        snapshot = fetch_state(repository, revision or None)
-        return _with_recipe(Start(said, f"{HUB}{repository}@{snapshot.name}", snapshot / TRAINING), snapshot / TRAINING)
+    if name.startswith(PREFIX):
+        repository, revision = split_name(name)
+        snapshot = fetch_state(repository, revision)
+        return _with_recipe(Start(said, f"{PREFIX}{repository}@{snapshot.name}", snapshot / TRAINING), snapshot / TRAINING)
     folder = Path(said)
     if elsewhere or not folder.is_dir():
         return Start(said, said)
