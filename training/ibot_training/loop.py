@@ -142,17 +142,18 @@ def numbers_of(recipe: Recipe, plan: Schedules, step: int, steps_per_epoch: int)
 def _write_down(recipe: Recipe, out: Path, world: World, command: Sequence[str]) -> None:
     """Recipe, command and versions into the run.
 
-    Raises TrainingError if the run there has another recipe, StoreError if nothing can be written there.
+    Raises TrainingError if the run there has begun by another recipe, StoreError if nothing can be written there.
     """
     file = out / RECIPE
-    for key, was, wanted in differences(load_recipe(str(file)), recipe) if file.exists() else ():
+    begun = file.exists() and checkpoint.begun(out)
+    for key, was, wanted in differences(load_recipe(str(file)), recipe) if begun else ():
         raise TrainingError(
             f"The run in {out} has {key} = {was!r}, not {wanted!r}; go on with its own recipe, {file}, or choose another --out."
         )
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else str(world.device)
     start = {"command": shlex.join(["ibot", *command]), "processes": world.size, "device": device, "versions": versions()}
     try:
-        if not file.exists():
+        if not begun:
             partial = file.with_suffix(".partial")
             partial.write_text(to_toml(recipe), encoding="utf-8")
             partial.replace(file)
@@ -178,7 +179,8 @@ def _resume(progress: Progress, clusters: Clusters, out: Path) -> int:
         clusters.merge(state.tensors[CLUSTERS].numpy())
         if not checkpoint.is_exported(out, path):  # the run was killed between the two, or has just been given what it starts from
             _export(out, state.tensors)
-        print(f"going on after step {state.step}, from {path}", file=sys.stderr)
+        if state.step:
+            print(f"going on after step {state.step}, from {path}", file=sys.stderr)
     return state.step
 
 

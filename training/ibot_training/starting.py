@@ -126,14 +126,15 @@ def plant(brought: Brought, out: Path, images: Mapping[str, Any], *, steps: int,
     if step >= total:
         raise TrainingError(
             f"{start.name} was trained to its end, step {step} of {total}, by this recipe on these images; "
-            "for a new course change the recipe, as with --set optimiser.epochs=..., and choose another --out."
+            "for a new course change the recipe, as with --set optimiser.epochs=..."
         )
     if why:
         tensors[CLUSTERS] = torch.from_numpy(Clusters().counts())
     _write(out, {"from": start.name, "exactly": start.exactly, "step": brought.step, "goes_on": not why})
     checkpoint.save(out, step, tensors, {"epoch": step / steps, **images})
-    course = f"the steps begin at 0, because {why}" if why else f"recipe and images are the same, so it goes on after step {step}"
-    print(f"{start.exactly}: {brought.what}; {course}", file=sys.stderr)
+    begins = f"; the steps begin at 0, because {why}" if start.state else ""
+    course = begins if why else f"; recipe and images are the same, so it goes on after step {step}"
+    print(f"{start.exactly}: {brought.what}{course}", file=sys.stderr)
 
 
 def _with_recipe(start: Start, folder: Path) -> Start:
