@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import sys
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ibot_cli.models import AsJson
+from ibot_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from ibot_hub.hub.cache import Cached
 
 app = typer.Typer(no_args_is_help=True, help="See what the cache holds, and remove it.", rich_markup_mode=None)
 
@@ -34,9 +39,14 @@ def list_(as_json: AsJson = False) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows] if rows else ():
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    own, theirs = (sum(each.size for each in entries if each.hugging_face is there) for there in (False, True))
-    beside = f", and {megabytes(theirs)} of repositories in Hugging Face's own cache" if theirs else ""
+    own, theirs = (_on_disk(each for each in entries if each.hugging_face is there) for there in (False, True))
+    beside = f"; {megabytes(theirs)} of repositories in Hugging Face's own cache" if theirs else ""
     print(f"{megabytes(own)} in {cache_folder()}{beside}", file=sys.stderr)
+
+
+def _on_disk(entries: "Iterable[Cached]") -> int:
+    """Bytes; what commits share is there once."""
+    return sum(file.stat().st_size for file in {file.resolve() for each in entries for file in each.files})
 
 
 @app.command()
@@ -53,7 +63,6 @@ def clear(
 
     A download that is running is waited for, and what it brings is removed.
     """
-    from ibot_hub.errors import UsageError
     from ibot_hub.hub.cache import clear_cache, list_cache
     from ibot_hub.hub.download import megabytes
 

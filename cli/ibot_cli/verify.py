@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ibot_cli.models import AsJson
+from ibot_hub.errors import WeightsError
 
 MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -26,7 +27,6 @@ def verify(
 
     Nothing is downloaded. Exit code 1 if a check fails; what cannot be checked is told.
     """
-    from ibot_hub.errors import WeightsError
     from ibot_hub.hub.verify import verify as check
 
     verification = check(name, network, head)
