@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, list_models
+from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD, info, list_models
 from ibot_hub.errors import StoreError, TrainingError
 from ibot_hub.hub.repositories import PREFIX, fetch_state, split_name
 from ibot_hub.hub.runs import FROM, TRAINING
@@ -49,15 +49,15 @@ class Brought:
 
 def find_start(name: str, out: Path) -> Start:
     """What a run in `out` starts from, by a name: of a repository of the Hugging Face Hub ("hf-hub:org/name", a revision behind an @), of
-    a run's folder, or of a model as `ibot_hub.load` takes it. The state of a repository is fetched.
+    a run's folder or of one of its checkpoints, or of a model as `ibot_hub.load` takes it. The state of a repository is fetched.
 
     A run that has begun holds all it was brought, so for one nothing is looked for but its own recipe.
 
     Raises:
-        DownloadError: nothing can be fetched, or there is no training state; StoreError: no checkpoint of the run is whole.
+        UnknownModelError: neither a path nor a name; DownloadError: nothing can be fetched, or there is no training state;
+        StoreError: no checkpoint of the run is whole.
     """
-    elsewhere = name.startswith(PREFIX) or name in list_models() or not (os.sep in name or Path(name).exists())
-    said = name if elsewhere else str(Path(name).absolute())
+    said = name if name.startswith(PREFIX) or name in list_models() else str(Path(name).absolute())
     if checkpoint.begun(out):
         return Start(said, said, None, out / RECIPE)
     if name.startswith(PREFIX):
@@ -65,10 +65,14 @@ def find_start(name: str, out: Path) -> Start:
         snapshot = fetch_state(repository, revision)
         return _with_recipe(Start(said, f"{PREFIX}{repository}@{snapshot.name}", snapshot / TRAINING), snapshot / TRAINING)
     folder = Path(said)
-    if elsewhere or not folder.is_dir():
+    if os.sep not in name and not folder.exists():
+        info(name)  # a name, or its sentence has those that are like it
+    if name in list_models() or not folder.is_dir():
         return Start(said, said)
     if (folder / TRAINING / checkpoint.FACTS).is_file():  # a repository that was fetched by other means
         return _with_recipe(Start(said, said, folder / TRAINING), folder / TRAINING)
+    if (folder / checkpoint.FACTS).is_file():
+        return _with_recipe(Start(said, said, folder), folder.parents[1])
     state = checkpoint.latest(folder, lambda sentence: print(sentence, file=sys.stderr))
     return _with_recipe(Start(said, str(state or folder), state), folder)
 
