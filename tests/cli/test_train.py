@@ -101,7 +101,7 @@ def test_a_mistake_is_one_sentence(ibot: Ibot, pictures: Path, tmp_path: Path) -
         (("train",), 2, "`ibot train --list` lists them"),
         (("train", "--from", "tiny"), 2, "--data"),
         (("train", "--from", "tiny", "--data", pictures), 2, "tiny comes without a recipe; name one"),
-        (("train", "--from", "hf-hub:org", "--data", pictures), 1, "'org' is no name of a repository"),
+        (("train", "--from", "hf-hub:a/b/c", "--data", pictures), 1, "'a/b/c' is no name of a repository"),
         (("train", "smoke"), 2, "--data"),
         (("train", "smok", "--show"), 2, "did you mean smoke"),
         (("train", words, "--data", pictures), 2, "a recipe has no optimiser.epoches; did you mean optimiser.epochs?"),
@@ -267,18 +267,14 @@ def test_torchrun_trains_with_two_processes(pictures: Path, tmp_path: Path) -> N
 def test_torchrun_goes_on_from_another_run(ibot: Ibot, pictures: Path, tmp_path: Path) -> None:
     first, out = tmp_path / "first", tmp_path / "run"
     assert ibot("train", "smoke", *CPU, "--set", "optimiser.epochs=2", "--data", pictures, "--out", first)[0] == 0
-    for _ in range(2):
-        process = torchrun("train", "--from", first, "--device", "cpu", "--set", "optimiser.epochs=3", "--data", pictures, "--out", out)
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
+    process = torchrun("train", "--from", first, "--device", "cpu", "--set", "optimiser.epochs=3", "--data", pictures, "--out", out)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     path = latest(out, pytest.fail)
     assert path
     assert load(path).step == 3
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
-    process = torchrun("train", "vit_s16", "--from", first, "--device", "cpu", "--data", pictures, "--out", tmp_path / "other")
-    _, stderr = process.communicate()
-    assert (process.returncode, stderr.count("ibot: ")) == (1, 1)
-    assert "has network.image_size=64" in stderr
+    assert stderr.count("after step 2; the steps begin at 0, because optimiser.epochs is 3 and was 2") == 1
 
 
 @pytest.mark.long
