@@ -247,7 +247,7 @@ def test_unknown_networks_and_dtypes(full: Path) -> None:
 
 
 def test_one_network_of_the_hub_is_all_there_is(monkeypatch: pytest.MonkeyPatch, full: Path) -> None:
-    monkeypatch.setattr(loading.hub, "fetch_repository", lambda repository, revision: full)
+    monkeypatch.setattr(loading.files, "fetch_repository", lambda repository, revision: full)
     with pytest.raises(UsageError, match="phikon is published as the teacher alone; leave `network` out"):
         load("phikon", network="student")
 
