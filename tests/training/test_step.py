@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ibot_training.packing
+import ibot_hub.vit
 import ibot_training.step
 from ibot_training.distributed import World
 from ibot_training.optim import schedules
@@ -96,7 +96,7 @@ def test_three_steps(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "at once":
         all_at_once(monkeypatch)
     if path == "fused attention":
-        monkeypatch.setattr(ibot_training.packing, "PLAIN_TOKENS", 0)
+        monkeypatch.setattr(ibot_hub.vit, "PLAIN_TOKENS", 0)
     recipe = run_of(RECIPE, checkpointing=path == "checkpointing", accumulate=3 if path == "image by image" else 1)
     golden = load_file(GOLDEN)
     progress = from_golden(golden, recipe)
