@@ -403,7 +403,8 @@ def test_parts_of_a_batch_are_worth_the_whole(hidden: str, path: str, monkeypatc
     results.append([take_step(progress[1], [batch] if path == "at once" else one_by_one(batch, IMAGES), NUMBERS) for batch in batches])
     for one, other in zip(*results, strict=True):
         for name in ("total", "cls", "patch", "agreement"):
-            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-6)
+            # two threads add up in another order, and AdamW makes more of it
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=5e-6, atol=1e-6)
         assert torch.equal(one.assigned, other.assigned)
     torch.testing.assert_close(progress[0].cls_centre, progress[1].cls_centre, rtol=0, atol=1e-6)
     torch.testing.assert_close(progress[0].patch_centre, progress[1].patch_centre, rtol=0, atol=1e-6)
