@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 import ibot_hub
-from ibot_cli import attention, components, demo, doctor, download, evaluate, export, extract, match, models, patterns, push, search, train
+from ibot_cli import attention, components, demo, doctor, download, export, extract, match, models, patterns, push, search, train
+from ibot_cli.evaluate.app import app as evaluate
 from ibot_hub.errors import IBotError
 
 
@@ -45,7 +46,7 @@ app.command("match")(match.match)
 app.command("components")(components.components)
 app.command("index")(search.index)
 app.command("search")(search.search)
-app.add_typer(evaluate.app, name="eval")
+app.add_typer(evaluate, name="eval")
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("push")(push.push)
