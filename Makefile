@@ -10,11 +10,14 @@ run: .venv/run
 	@$(BIN)/python -c "import ibot_hub; print(ibot_hub.open_features('features'))"
 	@ls -l features
 
+# One process a core, and each of them one thread: two threads a process would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import ibot_hub
-from ibot_hub.devices import own_cores
+from ibot_hub.devices import own_cores, placed
 from ibot_hub.features.columns import image_features
 from ibot_hub.features.extraction import AHEAD
 from ibot_hub.features.pipeline import batches
@@ -45,7 +45,7 @@ def forward_only(task: Task) -> float:
     """The network alone, on batches of the extraction's size that are ready in memory."""
     model, manifest = _warm(task)
     transform, dtype = transform_of(manifest), getattr(torch, manifest.dtype)
-    backbone = model.backbone.to(dtype)
+    backbone = placed(model.backbone, torch.device("cpu"), dtype)
     images = torch.stack([transform(decode(path)) for path in task.paths()[: 4 * manifest.batch_size]]).to(dtype)
     ready = images.split(manifest.batch_size)
     rounds = max(1, task.few // len(images))

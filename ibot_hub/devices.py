@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ibot_hub.errors import UsageError
+from ibot_hub.linear import reorder
 from ibot_hub.options import DeviceChoice, DtypeChoice
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -74,11 +75,15 @@ def _finish(result: torch.Tensor) -> None:
 
 
 def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module itself where it already is so, in eval mode, else a copy: the caller's stays as it was."""
+    """A copy for inference, in eval mode, or the module itself where nothing has to change: the caller's stays as it was."""
     weight = next(module.parameters())
-    if weight.device == device and weight.dtype == dtype and not module.training:
+    reordered = device.type == "cpu" and dtype == torch.bfloat16
+    if weight.device == device and weight.dtype == dtype and not module.training and not reordered:
         return module
-    return copy.deepcopy(module).to(device, dtype).eval()
+    copied = copy.deepcopy(module).to(device, dtype).eval()
+    if reordered:
+        reorder(copied)
+    return copied
 
 
 def own_cores() -> int:

@@ -4,11 +4,44 @@ from functools import partial
 from typing import Self
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models import vision_transformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ibot_hub.tokens import Tokens
+
+PLAIN_TOKENS = 512  # of an image on a CPU; above, the attention matrices would fill the memory
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, training: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v of [B, heads, N, d] each.
+
+    On a CPU three plain products take less than half the time of the fused kernel in bfloat16; in float32 they are slower, but not
+    where a backward pass follows (`training`).
+    """
+    plain = query.device.type == "cpu" and query.shape[2] <= PLAIN_TOKENS and (training or query.dtype == torch.bfloat16)
+    if not plain:
+        return F.scaled_dot_product_attention(query, key, value)
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # [B * heads, N, d]
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5)  # [B * heads, N, N]
+    return torch.bmm(torch.softmax(scores, dim=-1), v).view(query.shape)
+
+
+class Block(vision_transformer.Block):
+    """timm's `Block`, key for key, whose attention goes through `attend`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, D] -> [B, N, D]."""
+        x = x + self.drop_path1(self.ls1(self._attended(self.norm1(x))))
+        answer: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return answer
+
+    def _attended(self, x: Tensor) -> Tensor:
+        attn = self.attn
+        qkv = attn.qkv(x).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
+        answer: Tensor = attn.proj(attend(*qkv.unbind()).transpose(1, 2).flatten(2))
+        return answer
 
 
 class ViT(VisionTransformer):

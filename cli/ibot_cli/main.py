@@ -15,7 +15,6 @@ from ibot_cli import (
     demo,
     doctor,
     download,
-    evaluate,
     export,
     extract,
     match,
@@ -26,6 +25,7 @@ from ibot_cli import (
     train,
     verify,
 )
+from ibot_cli.evaluate.app import app as evaluate
 from ibot_hub.errors import IBotError
 
 
@@ -64,7 +64,7 @@ app.command("match")(match.match)
 app.command("components")(components.components)
 app.command("index")(search.index)
 app.command("search")(search.search)
-app.add_typer(evaluate.app, name="eval")
+app.add_typer(evaluate, name="eval")
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("push")(push.push)

@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification of features."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.table import Table
 
 INDEX_CHUNK = 65536  # images of the index, and
 QUERY_CHUNK = 1024  # queries, whose similarities are in memory at a time
+TEMPERATURE = 0.07  # of the votes, in units of the cosine
 VOTES = 2**24  # in memory at a time: queries times classes
 
 
@@ -25,6 +28,19 @@ class KnnReport:
     queries: int  # M
     classes: int  # of the index
 
+    @property
+    def table(self) -> Table:
+        """A row for each number of neighbours."""
+        rows = tuple(zip(self.ks, self.top1, self.top5, strict=True))
+        return Table("k-NN on [CLS], weighted, per cent of the queries (Tables 1, 10, 15)", ("k", "top-1", "top-5"), rows)
+
+
+def parse_ks(text: str) -> list[int]:
+    """Numbers of neighbours with commas between. Raises UsageError."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UsageError(f"k is {text!r}; it must be numbers with commas between, as in 10,20.")
+    return [int(number) for number in text.split(",")]
+
 
 @torch.no_grad()
 def knn(
@@ -33,7 +49,7 @@ def knn(
     queries: Tensor,
     query_labels: Tensor,
     ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
 ) -> KnnReport:
     """Let the k nearest images of the index vote for the class of each query, as DINO and iBOT do (Tables 1 and 10).
 

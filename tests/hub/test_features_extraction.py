@@ -63,7 +63,7 @@ def undisturbed(model: Model, pictures: Path, tmp_path_factory: pytest.TempPathF
 
 def run(source: str | Path, out: Path, part: str | None = None, **options: Any) -> None:
     """In a process of its own; what it raises ends it with a traceback and exit code 1."""
-    extract(load(CHECKPOINT), source, out, ExtractOptions(shard_size=6, batch_size=4, part=part, **options))
+    extract(load(CHECKPOINT), source, out, ExtractOptions(**{"dtype": "float32", **options}, shard_size=6, batch_size=4, part=part))
 
 
 def in_a_process(source: str | Path, out: Path, part: str | None = None, **options: Any) -> BaseProcess:
@@ -135,7 +135,7 @@ def test_parts_equal_the_whole(pictures: Path, undisturbed: Path, tmp_path: Path
 
 
 def test_several_devices_equal_one(model: Model, pictures: Path, undisturbed: Path, tmp_path: Path) -> None:
-    options = ExtractOptions(shard_size=6, batch_size=4)
+    options = ExtractOptions(shard_size=6, batch_size=4, dtype="float32")
     cpu = torch.device("cpu")
     manifest, listing = plan_extraction(model, str(pictures), tmp_path / "out", options, cpu, None)
     advanced: list[int] = []
@@ -232,9 +232,9 @@ def test_what_can_be_kept(model: Model, photos: Path, tmp_path: Path) -> None:
         "both layers": ({"layers": 2, "pool": "cls+mean"}, torch.cat([first.cls, last.cls, mean], -1)),
     }
     for name, (options, vector) in cases.items():
-        extract(model, source, tmp_path / name, **options)
+        extract(model, source, tmp_path / name, dtype="float32", **options)
         assert np.abs(open_features(tmp_path / name).feature[:] - vector.numpy()).max() <= 1e-5, name
-    extract(model, source, tmp_path / "both", tokens="both", layers=2, format="safetensors")
+    extract(model, source, tmp_path / "both", tokens="both", layers=2, format="safetensors", dtype="float32")
     features = open_features(tmp_path / "both")
     assert np.abs(features.patches[:] - torch.cat([first.patches, last.patches], -1).numpy()).max() <= 1e-5
     assert features.feature.shape == (1, 256)
@@ -257,20 +257,20 @@ def test_shards_list_and_standard_input_are_sources(model: Model, pictures: Path
             archive.add(pictures / name, name)
     paths = [pictures / "a" / "001.jpg", pictures / "a" / "002.jpg"]
     (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
-    extract(model, tmp_path / "s-0.tar", tmp_path / "tar")
-    extract(model, tmp_path / "list.txt", tmp_path / "list")
+    extract(model, tmp_path / "s-0.tar", tmp_path / "tar", dtype="float32")
+    extract(model, tmp_path / "list.txt", tmp_path / "list", dtype="float32")
     with (tmp_path / "list.txt").open("rb") as stdin:
-        extract(model, "-", tmp_path / "stdin", stdin=stdin)
+        extract(model, "-", tmp_path / "stdin", stdin=stdin, dtype="float32")
     vectors = [open_features(tmp_path / name).feature[:] for name in ("tar", "list", "stdin")]
     assert np.abs(vectors[0] - open_features(undisturbed).feature[1:3]).max() <= 1e-5
     assert np.array_equal(vectors[0], vectors[1])
     assert np.array_equal(vectors[1], vectors[2])
     assert open_features(tmp_path / "tar").paths == ["s-0.tar/a/001.jpg", "s-0.tar/a/002.jpg"]
     with (tmp_path / "list.txt").open("rb") as stdin:
-        assert extract(model, "-", tmp_path / "stdin", stdin=stdin).resumed == 2
+        assert extract(model, "-", tmp_path / "stdin", stdin=stdin, dtype="float32").resumed == 2
     (tmp_path / "other.txt").write_text(str(paths[0]))
     with (tmp_path / "other.txt").open("rb") as stdin, pytest.raises(StoreError, match="with images=2, now images=1"):
-        extract(model, "-", tmp_path / "stdin", stdin=stdin)
+        extract(model, "-", tmp_path / "stdin", stdin=stdin, dtype="float32")
 
 
 def test_all_broken_is_still_a_whole_result(model: Model, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_leaves_whole_shards(model: Model, pictures: Path, undisturbed: Path, small_disk: Path) -> None:
     with pytest.raises(StoreError, match=r"No space left on device.*free space"):
-        extract(model, pictures, small_disk / "out", shard_size=6, batch_size=4)
+        extract(model, pictures, small_disk / "out", shard_size=6, batch_size=4, dtype="float32")
     written = shards(small_disk / "out")
     assert 0 < len(written) < 16
     assert written.items() <= shards(undisturbed).items()

@@ -28,7 +28,7 @@ def model(golden: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def atlas(model: Model, photos: Path) -> PatternAtlas:
-    return find_patterns(model, photos, members=3)
+    return find_patterns(model, photos, dtype="float32", members=3)
 
 
 def kept(atlas: PatternAtlas) -> list[list[tuple[str, int, int]]]:
@@ -56,13 +56,13 @@ def test_equals_the_official_rules(model: Model, photos: Path, atlas: PatternAtl
 
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_batch_size_changes_nothing(model: Model, photos: Path, atlas: PatternAtlas, size: int) -> None:
-    other = find_patterns(model, photos, members=3, batch_size=size, workers=1)
+    other = find_patterns(model, photos, dtype="float32", members=3, batch_size=size, workers=1)
     assert kept(other) == kept(atlas)
     assert other.sizes.tolist() == atlas.sizes.tolist()
 
 
 def test_images_of_several_shapes_and_a_part_of_the_source(model: Model, photos: Path) -> None:
-    keep = find_patterns(model, photos, limit=6, size=64, resize="keep", per_image=100, members=500)
+    keep = find_patterns(model, photos, dtype="float32", limit=6, size=64, resize="keep", per_image=100, members=500)
     fits = [keep.transform.fit(*decode(path).size) for path in sorted(photos.iterdir())[:6]]
     assert len({(fit.rows, fit.columns) for fit in fits}) > 1
     assert keep.sizes.sum() == sum(fit.rows * fit.columns for fit in fits)
@@ -75,14 +75,14 @@ def test_images_of_a_shard_are_found_where_they_are(model: Model, photos: Path, 
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for path in sorted(photos.iterdir())[:3]:
             tar.add(path, path.name)
-    atlas = find_patterns(model, tmp_path / "shard.tar")
+    atlas = find_patterns(model, tmp_path / "shard.tar", dtype="float32")
     member = atlas.members(atlas.top(1)[0])[0]
     assert member.entry is not None
     assert member.entry.read() == (photos / Path(member.path).name).read_bytes()
 
 
 def test_whole_images_go_to_patterns_by_their_cls(model: Model, photos: Path) -> None:
-    atlas = find_patterns(model, photos, of="cls", members=4)
+    atlas = find_patterns(model, photos, dtype="float32", of="cls", members=4)
     assert model.head is not None
     with torch.inference_mode():
         ids = [int(model.head.cls_logits(model(path).cls).argmax()) for path in sorted(photos.iterdir())]
@@ -101,7 +101,7 @@ def test_probability_takes_the_mean_logit_of_the_images_as_centre(model: Model, 
         logits = torch.cat([model.head.patch_logits(model(path).patches).flatten(0, 2) for path in sorted(photos.iterdir())])
     centre = logits.mean(dim=0)
     likely = ((logits - centre) / 0.05).softmax(dim=-1).max(dim=-1)
-    found = find_patterns(model, photos, confidence="probability", temperature=0.05)
+    found = find_patterns(model, photos, dtype="float32", confidence="probability", temperature=0.05)
     assert found.centre == pytest.approx(centre.numpy(), abs=1e-5)
     assert found.sizes.tolist() == np.bincount(likely.indices, minlength=96).tolist()
     assert found.sizes.tolist() != atlas.sizes.tolist()
@@ -113,7 +113,7 @@ def test_probability_takes_the_mean_logit_of_the_images_as_centre(model: Model, 
 
 def test_of_many_images_a_spread_share_makes_the_centre(model: Model, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns_module, "CENTRE_IMAGES", 3)
-    found = find_patterns(model, photos, confidence="probability")
+    found = find_patterns(model, photos, dtype="float32", confidence="probability")
     assert model.head is not None
     chosen = [sorted(photos.iterdir())[index] for index in (0, 8, 15)]
     with torch.inference_mode():
@@ -124,18 +124,18 @@ def test_of_many_images_a_spread_share_makes_the_centre(model: Model, photos: Pa
 def test_broken_images_are_counted_and_named(model: Model, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "good.jpg").write_bytes((photos / "coffee.jpg").read_bytes())
     (tmp_path / "bad.jpg").write_bytes(b"")
-    atlas = find_patterns(model, tmp_path)
+    atlas = find_patterns(model, tmp_path, dtype="float32")
     assert (atlas.facts.images, atlas.facts.failed, list(atlas.facts.failures)) == (1, 1, [("bad.jpg", "the file is empty")])
     (tmp_path / "good.jpg").unlink()
     with pytest.raises(SourceError, match=r"No image in .* can be read; the first, bad.jpg: the file is empty"):
-        find_patterns(model, tmp_path)
+        find_patterns(model, tmp_path, dtype="float32")
 
 
 def test_paths_come_from_a_stream_too(model: Model, photos: Path) -> None:
     from io import BytesIO
 
     stream = BytesIO(b"\n".join(bytes(path) for path in sorted(photos.iterdir())[:2]))
-    assert find_patterns(model, "-", stdin=stream).facts.images == 2
+    assert find_patterns(model, "-", dtype="float32", stdin=stream).facts.images == 2
 
 
 def test_the_callers_model_stays_as_it_was(model: Model, photos: Path) -> None:
@@ -161,7 +161,7 @@ def test_logits_that_are_not_finite_are_refused(model: Model, photos: Path) -> N
     nn.init.constant_(head.mlp[0].bias, torch.nan)
     broken = Model(model.backbone, head, None, model.transform, model.card)
     with pytest.raises(WeightsError, match="not finite in float32: its weights or its mean and std are wrong"):
-        find_patterns(broken, photos, limit=1)
+        find_patterns(broken, photos, dtype="float32", limit=1)
 
 
 def test_a_composition_has_the_patches_with_most_attention_one_a_pattern(model: Model, photos: Path, atlas: PatternAtlas) -> None:
@@ -181,7 +181,7 @@ def test_a_composition_has_the_patches_with_most_attention_one_a_pattern(model: 
 
 def test_a_composition_goes_by_the_rules_of_its_atlas(model: Model, photos: Path) -> None:
     """Size, centre and temperature."""
-    atlas = find_patterns(model, photos, limit=4, size=64, confidence="probability", temperature=0.1)
+    atlas = find_patterns(model, photos, dtype="float32", limit=4, size=64, confidence="probability", temperature=0.1)
     found = compose(model, photos / "coffee.jpg", atlas)
     assert found.fit.rows == 4
     assert model.head is not None
@@ -196,7 +196,7 @@ def test_a_composition_goes_by_the_rules_of_its_atlas(model: Model, photos: Path
 
 def test_a_swin_is_composed_by_the_cosine_with_its_vector(golden: Path, photos: Path) -> None:
     swin = load(golden / "swin_micro_w7_checkpoint.pth")
-    atlas = find_patterns(swin, photos, limit=4)
+    atlas = find_patterns(swin, photos, dtype="float32", limit=4)
     found = compose(swin, photos / "coffee.jpg", atlas, 2)
     tokens = swin(photos / "coffee.jpg")
     cosine = nn.functional.cosine_similarity(tokens.patches[0], tokens.cls[0], dim=-1)
@@ -208,6 +208,6 @@ def test_an_atlas_of_another_head_is_refused(model: Model, golden: Path, photos:
     check_head(atlas, load(golden / "vit_micro_checkpoint.pth", dtype="bfloat16"))
     with pytest.raises(UsageError, match=r"found with the head of .*teacher.*find an atlas with .*student"):
         compose(student, photos / "coffee.jpg", atlas)
-    whole = find_patterns(model, photos, of="cls", limit=1)
+    whole = find_patterns(model, photos, dtype="float32", of="cls", limit=1)
     with pytest.raises(UsageError, match="this atlas holds whole images; find one with --of patches"):
         compose(model, photos / "coffee.jpg", whole)

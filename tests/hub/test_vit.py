@@ -3,9 +3,11 @@
 import pytest
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
 from torch.nn import functional as F
 
-from ibot_hub.vit import ViT, positions
+import ibot_hub.vit
+from ibot_hub.vit import ViT, attend, positions
 
 
 def small() -> ViT:
@@ -103,8 +105,47 @@ def test_blocks_are_of_the_class_asked_for() -> None:
     plain = small()
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in plain.state_dict().items())  # names and draws stay
     images = torch.randn(1, 3, 64, 64)
-    tokens, height, width = plain.embed(images)
-    for block in plain.blocks:
-        tokens = 2 * block(tokens)
     with torch.no_grad():
+        tokens, height, width = plain.embed(images)
+        for block in plain.blocks:
+            tokens = 2 * block(tokens)
         assert torch.equal(ours(images).patches, plain.norm(tokens)[:, 1:].unflatten(1, (height, width)))
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("plain_tokens", [512, 6])
+def test_attention_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, plain_tokens: int) -> None:
+    monkeypatch.setattr(ibot_hub.vit, "PLAIN_TOKENS", plain_tokens)
+    inputs = [3 * normal(2, 3, 7, 8, seed=seed) for seed in range(3)]
+    ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+    one, other = attend(*ours, training=True), F.scaled_dot_product_attention(*theirs)
+    torch.testing.assert_close(one, other)
+    weights = normal(*one.shape, seed=4)
+    for x, y in zip(torch.autograd.grad(one, ours, weights), torch.autograd.grad(other, theirs, weights), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_short_rows_are_computed_plainly_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, and in training; the matrices of long rows would fill the memory."""
+    seen: list[tuple[int, torch.dtype]] = []
+
+    def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        seen.append((query.shape[2], query.dtype))
+        return query
+
+    monkeypatch.setattr(ibot_hub.vit.F, "scaled_dot_product_attention", fused)
+    for tokens in (512, 513):
+        for dtype in (torch.bfloat16, torch.float32):
+            for training in (False, True):
+                attend(*(torch.zeros(1, 1, tokens, 2, dtype=dtype),) * 3, training=training)
+    assert seen == [(512, torch.float32)] + [(513, dtype) for dtype in (torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)]
+
+
+def test_attention_keeps_half_precision() -> None:
+    query, key, value = (normal(1, 2, 9, 8, seed=seed).bfloat16() for seed in range(3))
+    answer = attend(query, key, value)
+    assert answer.dtype == torch.bfloat16
+    torch.testing.assert_close(answer.float(), F.scaled_dot_product_attention(query.float(), key.float(), value.float()), rtol=0, atol=0.03)

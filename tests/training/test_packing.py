@@ -4,10 +4,9 @@ import pytest
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor
-from torch.nn import functional as F
 
-import ibot_training.packing
-from ibot_training.packing import Layout, PackedBlock, attend
+import ibot_hub.vit
+from ibot_training.packing import Layout, PackedBlock
 
 GROUPS = ((4, 5), (3, 2), (1, 10))  # crops, tokens
 LAYOUT = Layout(GROUPS)
@@ -61,7 +60,7 @@ def test_a_packed_block_is_timm_s_on_each_crop(
     monkeypatch: pytest.MonkeyPatch, plain_tokens: int, groups: tuple[tuple[int, int], ...], scaled: bool
 ) -> None:
     """Answers and gradients, with and without factors of the branches."""
-    monkeypatch.setattr(ibot_training.packing, "PLAIN_TOKENS", plain_tokens)
+    monkeypatch.setattr(ibot_hub.vit, "PLAIN_TOKENS", plain_tokens)
     ours, timm = blocks()
     layout = Layout(groups)
     x, weights = normal(sum(crops * tokens for crops, tokens in groups), 12), normal(1, 12, seed=9)
@@ -92,36 +91,3 @@ def test_without_a_layout_it_is_timm_s() -> None:
     ours, timm = blocks()
     x = normal(2, 5, 12)
     assert torch.equal(ours(x), timm(x))
-
-
-@pytest.mark.parametrize("plain_tokens", [512, 6])
-def test_attention_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, plain_tokens: int) -> None:
-    monkeypatch.setattr(ibot_training.packing, "PLAIN_TOKENS", plain_tokens)
-    inputs = [3 * normal(2, 3, 7, 8, seed=seed) for seed in range(3)]
-    ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
-    one, other = attend(*ours), F.scaled_dot_product_attention(*theirs)
-    torch.testing.assert_close(one, other)
-    weights = normal(*one.shape, seed=4)
-    for x, y in zip(torch.autograd.grad(one, ours, weights), torch.autograd.grad(other, theirs, weights), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
-
-
-def test_long_rows_are_left_to_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their attention matrices would fill the memory."""
-    seen: list[int] = []
-
-    def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        seen.append(query.shape[2])
-        return query
-
-    monkeypatch.setattr(ibot_training.packing.F, "scaled_dot_product_attention", fused)
-    for tokens in (512, 513):
-        attend(*(torch.zeros(1, 1, tokens, 2),) * 3)
-    assert seen == [513]
-
-
-def test_attention_keeps_half_precision() -> None:
-    query, key, value = (normal(1, 2, 9, 8, seed=seed).bfloat16() for seed in range(3))
-    answer = attend(query, key, value)
-    assert answer.dtype == torch.bfloat16
-    torch.testing.assert_close(answer.float(), F.scaled_dot_product_attention(query.float(), key.float(), value.float()), rtol=0, atol=0.03)

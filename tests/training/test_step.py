@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ibot_training.packing
+import ibot_hub.vit
 import ibot_training.step
 from ibot_training.distributed import World
 from ibot_training.optim import schedules
@@ -96,7 +96,7 @@ def test_three_steps(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "at once":
         all_at_once(monkeypatch)
     if path == "fused attention":
-        monkeypatch.setattr(ibot_training.packing, "PLAIN_TOKENS", 0)
+        monkeypatch.setattr(ibot_hub.vit, "PLAIN_TOKENS", 0)
     recipe = run_of(RECIPE, checkpointing=path == "checkpointing", accumulate=3 if path == "image by image" else 1)
     golden = load_file(GOLDEN)
     progress = from_golden(golden, recipe)
@@ -403,7 +403,8 @@ def test_parts_of_a_batch_are_worth_the_whole(hidden: str, path: str, monkeypatc
     results.append([take_step(progress[1], [batch] if path == "at once" else one_by_one(batch, IMAGES), NUMBERS) for batch in batches])
     for one, other in zip(*results, strict=True):
         for name in ("total", "cls", "patch", "agreement"):
-            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-6)
+            # two threads add up in another order, and AdamW makes more of it
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=5e-6, atol=1e-6)
         assert torch.equal(one.assigned, other.assigned)
     torch.testing.assert_close(progress[0].cls_centre, progress[1].cls_centre, rtol=0, atol=1e-6)
     torch.testing.assert_close(progress[0].patch_centre, progress[1].patch_centre, rtol=0, atol=1e-6)

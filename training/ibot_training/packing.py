@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor
-from torch.nn import functional as F
 
-PLAIN_TOKENS = 512  # of a crop on a CPU; above, the attention matrices would fill the memory
+from ibot_hub.vit import Block, attend
 
 
 @dataclass(frozen=True)
@@ -42,38 +40,26 @@ class Layout:
 
 
 class PackedBlock(Block):
-    """timm's `Block`, key for key, that also takes packed tokens: linear layers see one row, attention sees each crop alone."""
+    """A ViT's `Block` that also takes packed tokens: linear layers see one row, attention sees each crop alone."""
 
     def forward(self, x: Tensor, layout: Layout | None = None, scales: Tensor | None = None) -> Tensor:
         """x is [B, N, D], or with a `layout` [tokens, D]; `scales`, [2, crops], are factors of the two branches."""
         if layout is None:
             whole: Tensor = super().forward(x)
             return whole
-        y = self._attended(self.norm1(x), layout)
+        y = self._attended_apart(self.norm1(x), layout)
         x = x + (y if scales is None else y * layout.spread(scales[0]))
         y = self.mlp(self.norm2(x))
         answer: Tensor = x + (y if scales is None else y * layout.spread(scales[1]))
         return answer
 
-    def _attended(self, x: Tensor, layout: Layout) -> Tensor:
+    def _attended_apart(self, x: Tensor, layout: Layout) -> Tensor:
         attn = self.attn
         packed = attn.qkv(x)  # [tokens, 3 * D]
         parts: Sequence[Tensor] = packed.split([crops * tokens for crops, tokens in layout.groups])
         rows = []
         for part, (crops, tokens) in zip(parts, layout.groups, strict=True):
             qkv = part.view(crops, tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
-            rows.append(attend(*qkv.unbind()).transpose(1, 2).reshape(crops * tokens, -1))  # [B * N, D]
+            rows.append(attend(*qkv.unbind(), training=True).transpose(1, 2).reshape(crops * tokens, -1))  # [B * N, D]
         answer: Tensor = attn.proj(torch.cat(rows) if len(rows) > 1 else rows[0])
         return answer
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of [B, heads, N, d] each.
-
-    On a CPU the backward of the fused kernel takes longer than three plain products, above all in bfloat16.
-    """
-    if query.device.type != "cpu" or query.shape[2] > PLAIN_TOKENS:
-        return F.scaled_dot_product_attention(query, key, value)
-    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # [B * heads, N, d]
-    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=q.shape[2] ** -0.5)  # [B * heads, N, N]
-    return torch.bmm(torch.softmax(scores, dim=-1), v).view(query.shape)

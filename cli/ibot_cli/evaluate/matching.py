@@ -1,4 +1,4 @@
-"""`ibot eval`: one command a protocol, each prints its report."""
+"""`ibot eval correspondence` and `pair`: how many patches find their partner in another view or photograph."""
 
 import json
 import sys
@@ -12,10 +12,7 @@ from ibot_cli.models import AsJson, Device, ModelName, chosen_model
 from ibot_cli.options import options_from
 from ibot_hub.options import MatchOptions, Resize, Similarity, ViewsOptions
 
-app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
 
-
-@app.command("correspondence")
 @options_from(ViewsOptions)
 def correspondence(
     source: Annotated[str, typer.Argument(help="An image, a folder, a text file of paths, or .tar shards.")],
@@ -52,7 +49,6 @@ def correspondence(
         print(f"not measured: {report.apart} images whose views do not overlap, {len(report.failed)} that could not be read")
 
 
-@app.command("pair")
 def pair(
     first: Annotated[str, typer.Argument(help="An image.")],
     second: Annotated[str, typer.Argument(help="Another one of the same plane, such as a wall.")],

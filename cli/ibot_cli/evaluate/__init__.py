@@ -1,0 +1,1 @@
+"""`ibot eval`: one command a protocol, each prints its report."""

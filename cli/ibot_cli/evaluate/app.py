@@ -1,0 +1,10 @@
+"""The commands of `ibot eval`, each of which names the table of the paper that it measures."""
+
+import typer
+
+from ibot_cli.evaluate import features, matching
+
+app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
+app.command("knn")(features.knn)
+app.command("correspondence")(matching.correspondence)
+app.command("pair")(matching.pair)

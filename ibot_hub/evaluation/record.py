@@ -1,0 +1,65 @@
+"""What was measured, of what and how, as one JSON file a protocol."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ibot_hub.errors import StoreError
+from ibot_hub.evaluation.table import Table
+from ibot_hub.features.store import Manifest
+from ibot_hub.versions import versions
+
+
+@dataclass(frozen=True)
+class Record:
+    """All it takes to trust a number, or to measure it again."""
+
+    protocol: str  # "knn"
+    model: str  # as it was asked for
+    arch: str  # "ViT-S/16"
+    network: str | None  # "teacher", "student"
+    weights: str  # sha256 of the tensors
+    data: Mapping[str, str]  # {"train": folder, "val": folder}
+    settings: Mapping[str, Any]
+    results: Mapping[str, Any]
+    table: Table
+    versions: Mapping[str, str]
+
+
+def record(
+    manifest: Manifest, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
+) -> Record:  # fmt: skip
+    """The record of one protocol on features of `manifest`."""
+    seen = {"preprocessing": dict(manifest.preprocessing), "dtype": manifest.dtype, "layers": manifest.layers, "pool": manifest.pool}
+    return Record(
+        protocol, manifest.model, manifest.arch, manifest.network, manifest.weights, data, {**seen, **settings}, results, table, versions()
+    )
+
+
+def write_record(done: Record, out: Path) -> Path:
+    """PROTOCOL.json in the folder `out`, whole or not at all. Raises StoreError where it cannot be written."""
+    path = out / f"{done.protocol}.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(as_json(done) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error
+    return path
+
+
+def as_json(done: Record) -> str:
+    """One JSON object; a number that is not finite is null, for JSON has none."""
+    return json.dumps(_plain(asdict(done)), indent=2)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
