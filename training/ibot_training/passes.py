@@ -79,13 +79,12 @@ def _apart(
         crops, own_drops = everything.crops[size], drops[count:] if size else drops[:count]
         before = int(masks[0].sum()) if size else 0  # hidden patches of the sizes that come first in their order
         for chosen in _chunks(recipe, crops, images, dtype):
-            mask, rows = None, torch.empty(0, dtype=torch.int64)
+            mask, rows, wanted = None, torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
             if size < len(masks):
-                mask, rows = _hidden_of(masks[size], images, chosen)
-            wanted = rows if mask is None else mask.flatten().nonzero().flatten()
-            mask, wanted, rows = (each if each is None else each.to(crops.device) for each in (mask, wanted, rows + before))
-            few = Shown([_of_images(crops, images, chosen)], [mask], wanted)
-            own = 0 if size else len(few.crops[0])
+                hidden, rows = _hidden_of(masks[size], images, chosen)
+                mask, wanted = hidden.to(crops.device), hidden.flatten().nonzero().flatten()
+            few = Shown([_of_images(crops, images, chosen)], [mask], wanted.to(crops.device))
+            own, rows = 0 if size else len(few.crops[0]), (rows + before).to(crops.device)
             yield Pass(few, _of_images(own_drops, images, chosen), own, chosen, rows, weights[rows])
 
 
@@ -101,7 +100,8 @@ def _chunks(recipe: Recipe, crops: Tensor, images: int, dtype: torch.dtype) -> l
 
 def _of_images(rows: Tensor, images: int, chosen: slice) -> Tensor:
     """View-major rows [V * B, ...] -> those of some images, view-major too."""
-    return rows.unflatten(0, (-1, images))[:, chosen].flatten(0, 1)
+    chosen_rows: Tensor = rows.unflatten(0, (-1, images))[:, chosen]
+    return chosen_rows.flatten(0, 1)
 
 
 def _hidden_of(masks: Tensor, images: int, chosen: slice) -> tuple[Tensor, Tensor]:
