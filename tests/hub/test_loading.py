@@ -118,6 +118,7 @@ def test_the_catalogue_knows_how_images_are_prepared(mirror: Path) -> None:
     assert (model.transform.mean, model.transform.std) == ((0.4237, 0.2609, 0.1284), (0.2948, 0.2017, 0.1367))
     assert model.card.licence == "see the authors' agreement"
     assert model.head is not None  # it is in the only file
+    assert model.transform.resize == "squash"
     official = load("vit_s16")
     assert (official.transform.mean, official.transform.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert (official.transform.size, official.transform.patch, official.transform.resize) == (224, 16, "crop")
@@ -195,9 +196,10 @@ def test_a_network_that_is_not_stated_stays_so(full: Path, tmp_path: Path) -> No
 
 def test_a_file_says_how_its_images_are_prepared(full: Path, tmp_path: Path) -> None:
     read = weights.read(full)
-    weights.save(replace(read, origin=replace(read.origin, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))), tmp_path / "own.safetensors")
+    own = replace(read.origin, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), resize="squash")
+    weights.save(replace(read, origin=own), tmp_path / "own.safetensors")
     transform = load(tmp_path / "own.safetensors").transform
-    assert (transform.mean, transform.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (transform.mean, transform.std, transform.resize) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash")
 
 
 def test_the_size_of_the_position_table_is_the_size_of_the_images(full: Path, tmp_path: Path) -> None:
@@ -250,12 +252,14 @@ def test_one_network_of_the_hub_is_all_there_is(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(loading.files, "fetch_repository", lambda repository, revision: full)
     with pytest.raises(UsageError, match="phikon is published as the teacher alone; leave `network` out"):
         load("phikon", network="student")
+    with pytest.raises(UsageError, match="dinov2_vit_s14 is published as one network, and not said which; leave `network` out"):
+        load("dinov2_vit_s14", network="teacher")
 
 
 def test_a_checkpoint_that_is_no_whole_network(full: Path, tmp_path: Path) -> None:
     state = dict(torch.load(full, weights_only=False)["teacher"])
     del state["backbone.blocks.1.mlp.fc2.bias"], state["head.mlp.4.bias"]
-    state["backbone.blocks.0.ls1.gamma"] = torch.ones(128)
+    state["backbone.blocks.0.gamma_1"] = torch.ones(128)
     torch.save({"teacher": state}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"odd.pth does not fit the backbone.*: 1 missing \(blocks.1.mlp.fc2.bias\); 1 left over \(bl"):
         load(tmp_path / "odd.pth")
