@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import ibot_hub
 from ibot_hub import catalog, loading, weights
 from ibot_hub.catalog import info
 from ibot_hub.errors import DownloadError, UnknownModelError, UsageError, WeightsError
+from ibot_hub.formats.timm import write_timm
 from ibot_hub.images import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.loading import load
 from ibot_hub.model import Card
@@ -226,6 +228,28 @@ def test_a_file_is_looked_through_each_time_and_the_cache_when_it_came_in(mirror
         with pytest.raises(WeightsError, match=r"'backbone\.norm\.bias' holds NaN"):
             load(name)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_the_weights_of_the_cache_are_there_once_and_are_not_hashed(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("vit_s16")
+    file = tmp_path / "cache" / "vit_s16" / "teacher.safetensors"
+    write_timm(load("vit_s16"), tmp_path)
+
+    def never(*_: object) -> None:
+        raise AssertionError("all of the file is looked at")
+
+    monkeypatch.setattr(hashlib, "file_digest", never)
+    monkeypatch.setattr(weights, "_check_values", never)
+    assert allocated("vit_s16") <= 1.02 * file.stat().st_size
+    monkeypatch.undo()
+    assert allocated(tmp_path) <= 1.02 * file.stat().st_size  # a file in the layout of timm
+
+
+def allocated(name: str | Path) -> int:
+    """Bytes that torch allocates while it loads, also those that it gives back; a mapped file counts."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        load(name)
+    return sum(max(event.self_cpu_memory_usage, 0) for event in profiled.events() or ())
 
 
 # what cannot be
