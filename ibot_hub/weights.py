@@ -148,16 +148,19 @@ def _from_containers(path: Path, data: object, network: str | None) -> Weights:
         chosen = network or both[0]
         if chosen not in both:
             raise WeightsError(f"{path} holds the {' and the '.join(both)}, not the {chosen}.")
-        return _assemble(data[chosen], Origin(chosen, "full"))
+        return _assemble(_copied(data[chosen]), Origin(chosen, "full"))
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), dict):
-            return _check_network(path, _assemble(data[key], Origin(None, key)), network)
-    return _check_network(path, _assemble(data, Origin(None, "flat")), network)
+            return _check_network(path, _assemble(_copied(data[key]), Origin(None, key)), network)
+    return _check_network(path, _assemble(_copied(data), Origin(None, "flat")), network)
 
 
-def _assemble(state: Mapping[Any, object], origin: Origin) -> Weights:
+def _copied(state: Mapping[Any, object]) -> dict[str, Tensor]:
     # an entry that is no tensor (an epoch, say) makes no part of a network; copies let go of the mapped file
-    tensors = {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+    return {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _assemble(tensors: Mapping[str, Tensor], origin: Origin) -> Weights:
     backbone, head = split_head(tensors)
     mask_token = backbone.pop("masked_embed", None)
     if origin.network is None and origin.container == "state_dict":

@@ -15,6 +15,7 @@ from ibot_hub.swin import Swin
 PAPER = "https://arxiv.org/abs/2111.07832"
 _LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "CC0-1.0": "cc0-1.0"}
 _DATASETS = {"ImageNet-1K": "ILSVRC/imagenet-1k"}  # names that the Hugging Face Hub knows
+_FITTED = {"crop": "bicubic, centre crop", "squash": "bicubic, squashed to a square", "keep": "bicubic, whole"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _head(model: Model, facts: Facts) -> str:
         "weights": f"those that ibot-hub calls `{entry.name}`" + (f"; {recorded}" if card.verified is not None else "") if entry else "",
         "data": facts.data or "not stated",
         "epochs": str(entry.epochs or "") if entry else f"see {RECIPE}" if RECIPE in facts.files else "",
-        "images": f"mean {_triple(prepared.mean)}, std {_triple(prepared.std)} of red, green and blue in 0..1; bicubic",
+        "images": f"{_FITTED[prepared.resize]}; mean {_triple(prepared.mean)}, std {_triple(prepared.std)} of red, green, blue in 0..1",
         "licence": facts.licence or "not stated; ask the owner of this repository before you use it",
         "started from": facts.started_from,
         "notes": entry.notes if entry else "",
