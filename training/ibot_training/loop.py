@@ -16,6 +16,7 @@ from torch import Tensor
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.devices import choose_devices, choose_dtype
 from ibot_hub.errors import StoppedError, StoreError, TrainingError
+from ibot_hub.evaluation.agreement import Counts
 from ibot_hub.images import ImageTransform
 from ibot_hub.options import DeviceChoice
 from ibot_hub.origin import Origin
@@ -23,7 +24,7 @@ from ibot_hub.versions import versions
 from ibot_training import checkpoint
 from ibot_training.batches import Batch, batches
 from ibot_training.checkpoint import RECIPE
-from ibot_training.clusters import Clusters, Counts, agreement
+from ibot_training.clusters import Clusters, agreement
 from ibot_training.data import Images, open_images, steps_per_epoch
 from ibot_training.distributed import World, agreed, everyones, joined
 from ibot_training.loading import decoders

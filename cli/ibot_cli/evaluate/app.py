@@ -2,9 +2,12 @@
 
 import typer
 
-from ibot_cli.evaluate import features, matching
+from ibot_cli.evaluate import clusters, features, matching
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
 app.command("knn")(features.knn)
+app.command("logistic")(features.logistic)
+app.command("lowshot")(features.lowshot)
+app.command("cluster")(clusters.cluster)
 app.command("correspondence")(matching.correspondence)
 app.command("pair")(matching.pair)
