@@ -84,7 +84,12 @@ def pair(train: Labelled, val: Labelled) -> tuple[Labelled, Labelled]:
 
 
 def class_of(path: str, features: Features) -> str:
-    """The class folder of an image: the first folder of its path in the source; of a list of paths, the last.
+    """The class folder of an image of extracted features, as `class_folder` finds it."""
+    return class_folder(path, features.manifest.source)
+
+
+def class_folder(path: str, source: str | Path) -> str:
+    """The class folder of an image: the first folder of its path in `source`; of a list of paths, the last.
 
     Raises UsageError for an image in no folder.
     """
@@ -93,7 +98,7 @@ def class_of(path: str, features: Features) -> str:
     if pure.is_absolute() or (folders and ".tar" in folders[0]):
         folders = folders[-1:]
     if not folders or folders == ("/",):
-        raise UsageError(f"{path} of {features.manifest.source} is in no class folder; class folders hold the images of a class each.")
+        raise UsageError(f"{path} of {source} is in no class folder; class folders hold the images of a class each.")
     return folders[0]
 
 
