@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ibot_hub.errors import StoreError
+from ibot_hub.evaluation.images import Network
 from ibot_hub.evaluation.table import Table
+from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
+from ibot_hub.model import Model
 from ibot_hub.versions import versions
 
 
@@ -37,6 +40,23 @@ def record(
     return Record(
         protocol, manifest.model, manifest.arch, manifest.network, manifest.weights, data, {**seen, **settings}, results, table, versions()
     )
+
+
+def record_of_images(
+    model: Model,
+    network: Network,
+    protocol: str,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    table: Table,
+) -> Record:
+    """The record of one protocol that saw the images themselves through `network`."""
+    dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
+    seen = {"preprocessing": asdict(network.transform), "dtype": dtype}
+    card = model.card
+    digest = weights_digest(model.backbone)
+    return Record(protocol, card.name, card.arch, card.network, digest, data, {**seen, **settings}, results, table, versions())
 
 
 def write_record(done: Record, out: Path) -> Path:
