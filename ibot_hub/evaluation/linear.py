@@ -50,6 +50,19 @@ class LinearReport:
         rows: list[tuple[Cell, ...]] = [(f"{self.rates[row]:g}", *self.accuracies[row : row + 9]) for row in range(0, len(self.rates), 9)]
         return Table(title, ("rate", *(f"x {digit}" for digit in range(1, 10))), tuple(rows))
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a record keeps."""
+        chosen = {"rates": self.rates, "accuracies": self.accuracies, "rate": self.rate, "epoch": self.epoch}
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            **chosen,
+            "chosen_on": self.chosen_on,
+            "images": self.images,
+            "queries": len(self.correct),
+        }
+
 
 def probed(model: Model) -> tuple[int, Pool]:
     """Layers and pool that the paper probes such a model on: ViT-S and Swin on the last 4 [CLS], larger ViTs on [CLS] and mean patch."""

@@ -105,3 +105,11 @@ class ShuffleOptions(EvaluationOptions):
     """How the pieces of images are shuffled; every field is an option of `ibot eval shuffle`."""
 
     seed: int = option(0, "Of the permutations.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(EvaluationOptions):
+    """How the frozen set is measured; every field is an option of `ibot eval report` and an argument of `ibot_hub.evaluate`."""
+
+    epochs: int = option(100, "Passes of the linear probe over the training features.", minimum=1)
+    seed: int = option(0, "Of the linear probe, of k-means, and of what is held out.", minimum=0)

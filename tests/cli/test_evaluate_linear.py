@@ -72,7 +72,7 @@ def test_mistakes_are_told_in_a_sentence(ibot: Ibot, sides: tuple[Path, Path], c
     ibot("extract-features", val, "-o", features, "--model", checkpoint, "--size", "64", "--device", "cpu")
     swin = golden / "swin_micro_w7_checkpoint.pth"
     for words, said in (
-        (("linear", "--train", train, "--val", val, "--model", checkpoint), "Class 'dog' of "),
+        (("linear", "--train", train, "--val", val, "--model", checkpoint), "Class 'dog' has images in "),
         (("linear", "--train", features, "--val", features, "--augment"), "holds features, and fresh crops need the images"),
         (("linear", "--train", train, "--val", val, "--held-out", "1"), "held_out is 1.0"),
         (("parts", "--train", features, "--val", features), "holds features, and the images themselves are needed"),

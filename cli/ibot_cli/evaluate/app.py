@@ -2,7 +2,7 @@
 
 import typer
 
-from ibot_cli.evaluate import clusters, features, linear, matching, robustness
+from ibot_cli.evaluate import clusters, features, linear, matching, report, robustness
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
 app.command("knn")(features.knn)
@@ -13,5 +13,6 @@ app.command("linear")(linear.linear)
 app.command("parts")(linear.parts)
 app.command("occlusion")(robustness.occlusion)
 app.command("shuffle")(robustness.shuffle)
+app.command("report")(report.report)
 app.command("correspondence")(matching.correspondence)
 app.command("pair")(matching.pair)

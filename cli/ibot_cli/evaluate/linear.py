@@ -54,10 +54,7 @@ def linear(
     report = protocol.linear(one.features, one.labels, other.features, other.labels, options, crops=crops)
     head = Path(out) / HEAD
     LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)
-    results = {
-        "rates": report.rates, "accuracies": report.accuracies, "rate": report.rate, "epoch": report.epoch, "top1": report.top1,
-        "top5": report.top5, "images": report.images, "chosen_on": report.chosen_on, "queries": len(report.correct), "head": str(head),
-    }  # fmt: skip
+    results = {**report.numbers, "head": str(head)}
     settings = {**own_settings(options), "augment": options.augment, "classes": len(one.classes)}
     print(f"the classifier is in {head}", file=sys.stderr)
     answer(record(one.manifest, "linear", {"train": train, "val": val}, settings, results, report.table), Path(out), as_json)
