@@ -2,9 +2,14 @@
 
 import typer
 
-from ibot_cli.evaluate import features, matching
+from ibot_cli.evaluate import features, localization, matching, moving, search
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
 app.command("knn")(features.knn)
 app.command("correspondence")(matching.correspondence)
 app.command("pair")(matching.pair)
+app.command("retrieval")(search.retrieval)
+app.command("revisited")(search.revisited)
+app.command("copy")(search.copy)
+app.command("video")(moving.video)
+app.command("localize")(localization.localize)
