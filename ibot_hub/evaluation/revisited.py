@@ -39,11 +39,11 @@ class RevisitedReport:
     @property
     def table(self) -> Table:
         """A row for each setting."""
-        rows = tuple(
-            (name, int((~found.ap.isnan()).sum()), self.images, found.mean_ap, *found.mean_at) for name, found in self.settings.items()
-        )
+        rows: list[tuple[str | float | int, ...]] = []
+        for name, found in self.settings.items():
+            rows.append((name, int((~found.ap.isnan()).sum()), self.images, found.mean_ap, *found.mean_at))
         columns = ("setting", "queries", "images", "mAP", *(f"mP@{k}" for k in self.ks))
-        return Table("Revisited Oxford or Paris, [CLS] at three scales, per cent (Table 16)", columns, rows)
+        return Table("Revisited Oxford or Paris, [CLS] at three scales, per cent (Table 16)", columns, tuple(rows))
 
 
 def measure_revisited(gallery: Tensor, queries: Tensor, truth: GroundTruth, ks: Sequence[int] = KS) -> RevisitedReport:

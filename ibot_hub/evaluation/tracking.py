@@ -118,8 +118,11 @@ def _track(model: Model, clip: MaskedClip, out: Path | None, options: Propagatio
             for number, values in scores.items():
                 one, other = (labels == number) & known, true == number
                 values.append((region_similarity(one, other), contour_accuracy(one, other)))
-    means = {number: np.mean(values, axis=0).tolist() for number, values in scores.items()}
-    return [TrackedObject(clip.name, number, *means[number], len(measured)) for number in numbers]
+    found = []
+    for number, values in scores.items():
+        regions, contours = np.mean(values, axis=0).tolist()
+        found.append(TrackedObject(clip.name, number, regions, contours, len(measured)))
+    return found
 
 
 def write_labels(labels: Labels, path: Path) -> None:

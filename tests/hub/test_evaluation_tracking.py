@@ -34,7 +34,7 @@ def blind() -> Model:
 def davis(tmp_path: Path) -> Path:
     """Two clips: two squares that move by steps of 8 pixels; and one, of which only every other frame has a mask."""
     ground = np.random.default_rng(0).integers(90, 130, (128, 192, 3), dtype=np.uint8)
-    for name, squares in (("both", {1: (20, 20), 2: (60, 120)}), ("one", {3: (40, 60)})):
+    for name, squares in (("both", {1: (24, 24), 2: (64, 120)}), ("one", {3: (40, 64)})):
         for kind in ("JPEGImages", "Annotations"):
             (tmp_path / kind / "480p" / name).mkdir(parents=True)
         for step in range(FRAMES):
@@ -77,7 +77,7 @@ def test_what_is_not_measured(blind: Model, davis: Path, monkeypatch: pytest.Mon
         for index, _ in enumerate(frames):
             labels = np.zeros((128, 192), dtype=np.uint8)
             if index == 2:
-                labels[40:80, 60 + 8 * index : 100 + 8 * index] = 3  # the object itself
+                labels[40:80, 64 + 8 * index : 104 + 8 * index] = 3  # the object itself
                 labels[:8] = 3
             if index:
                 yield labels
