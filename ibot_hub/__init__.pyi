@@ -31,6 +31,8 @@ from .patterns.finding import Composition as Composition
 from .patterns.finding import compose as compose
 from .patterns.finding import find_patterns as find_patterns
 from .hub.publish import push as push
+from .hub.verify import Verification as Verification
+from .hub.verify import verify as verify
 from .tokens import Tokens as Tokens
 
 __version__: str

@@ -8,6 +8,8 @@ from typing import Any
 
 from ibot_hub.errors import WeightsError
 
+EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin
+ANSWERS = "answers.safetensors"  # beside a model in a folder: what it answers to one fixed picture
 Triple = tuple[float, float, float]
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from ibot_hub.errors import WeightsError
 from ibot_hub.formats.onnx_tensors import ONNX, onnx_tensors
 from ibot_hub.naming import from_official, from_transformers, split_head
-from ibot_hub.origin import Origin, origin_of_folder, origin_of_metadata
+from ibot_hub.origin import EXTRAS, Origin, origin_of_folder, origin_of_metadata
 
-EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin
 OFFICIAL = "checkpoint.pth"  # the full checkpoint in a folder of the official code
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
@@ -60,8 +59,7 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
         WeightsError: the file is missing, damaged, no checkpoint, or does not hold what is asked.
     """
     try:
-        if not path.exists():
-            raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
+        check_exists(path)
         if path.is_dir():
             weights = _read_folder(path, network)
         elif _is_pickle(path):
@@ -79,6 +77,12 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
     if check_finite:
         _check_values(path, weights)
     return weights
+
+
+def check_exists(path: Path) -> None:
+    """Raises WeightsError where nothing is."""
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
 
 
 def save(weights: Weights, path: Path) -> None:

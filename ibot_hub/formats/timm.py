@@ -13,6 +13,7 @@ from ibot_hub.errors import UsageError
 from ibot_hub.formats.agreement import largest_difference
 from ibot_hub.formats.contents import contents
 from ibot_hub.model import Model
+from ibot_hub.origin import EXTRAS
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
 
@@ -38,7 +39,7 @@ def write_timm(model: Model, folder: Path) -> None:
         raise UsageError(f"timm's ViT has the eps {EPS}, this model {content.origin.eps}; export it to transformers, whose config says it.")
     (folder / "config.json").write_text(json.dumps(timm_config(model), indent=2) + "\n")
     safetensors.torch.save_file(dict(content.backbone), folder / "model.safetensors", {"format": "pt"})
-    weights.save(replace(content, backbone={}), folder / weights.EXTRAS)
+    weights.save(replace(content, backbone={}), folder / EXTRAS)
 
 
 def timm_config(model: Model) -> dict[str, Any]:

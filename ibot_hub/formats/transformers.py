@@ -14,6 +14,7 @@ from ibot_hub.formats.agreement import largest_difference
 from ibot_hub.formats.contents import contents
 from ibot_hub.model import Model
 from ibot_hub.naming import to_transformers
+from ibot_hub.origin import EXTRAS
 from ibot_hub.swin import NATIVE_SIZE, Swin
 from ibot_hub.vit import ViT
 
@@ -36,7 +37,7 @@ def write_transformers(model: Model, folder: Path) -> None:
         (folder / name).write_text(json.dumps(facts, indent=2) + "\n")
     tensors = {name: tensor.contiguous() for name, tensor in to_transformers(content.backbone).items()}
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    weights.save(replace(content, backbone={}), folder / weights.EXTRAS)
+    weights.save(replace(content, backbone={}), folder / EXTRAS)
 
 
 def transformers_deviation(model: Model, folder: Path) -> float:

@@ -14,13 +14,13 @@ from huggingface_hub import errors as hub_errors
 from ibot_hub.catalog import Checkpoint, info, list_models
 from ibot_hub.errors import PublishError, UsageError
 from ibot_hub.formats.timm import timm_deviation, write_timm
-from ibot_hub.hub.answers import ANSWERS, save_answers
+from ibot_hub.hub.answers import save_answers
 from ibot_hub.hub.card import METRICS, RECIPE, Facts, scores_of_entry, scores_of_run, write_card
 from ibot_hub.hub.download import megabytes
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from ibot_hub.options import PushOptions
-from ibot_hub.weights import EXTRAS
+from ibot_hub.origin import ANSWERS, EXTRAS
 
 CARD = "README.md"
 # all that a push may write; one of these that a later push has not is removed, so that no head outlives its backbone

@@ -14,8 +14,8 @@ from ibot_hub.loading import load
 from ibot_hub.model import Model
 
 FILES = {
-    "timm": {"config.json", "model.safetensors", "ibot.safetensors", "ibot.json"},
-    "official": {"checkpoint.pth", "checkpoint_teacher.pth", "ibot.json"},
+    "timm": {"config.json", "model.safetensors", "ibot.safetensors", "answers.safetensors", "ibot.json"},
+    "official": {"checkpoint.pth", "checkpoint_teacher.pth", "answers.safetensors", "ibot.json"},
 }
 
 

@@ -72,6 +72,49 @@ print(json.dumps(said))
 """
 
 
+OTHERS = """
+import json, sys, pathlib, torch, timm, huggingface_hub
+import ibot_hub
+from transformers import ViTConfig, ViTModel
+
+checkpoint, exported = sys.argv[1:]
+torch.manual_seed(0)
+said, api = {}, huggingface_hub.HfApi()
+tensor = torch.randn(2, 3, 64, 64)
+
+
+def compare(name, theirs):
+    model = ibot_hub.load(f"hf-hub:{name}")
+    with torch.no_grad():
+        tokens, theirs = model(tensor), theirs(tensor)
+    ours = torch.cat([tokens.cls[:, None], tokens.patches.flatten(1, 2)], dim=1)
+    checks = {f"{check.what} {check.file}": check.passed for check in ibot_hub.verify(f"hf-hub:{name}").checks}
+    said[name] = {"apart": (ours - theirs).abs().max().item(), "checks": checks}
+
+
+args = dict(img_size=64, embed_dim=128, depth=2, num_heads=2)
+twin = timm.create_model("vit_base_patch16_224", num_classes=0, **args).eval()
+timm.models.push_to_hf_hub(twin, "org/timm", model_args=args)  # safetensors, and a pickle that nobody fetches
+compare("org/timm", twin.forward_features)
+
+config = ViTConfig(
+    hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, image_size=64, patch_size=16, layer_norm_eps=1e-6
+)
+theirs = ViTModel(config, add_pooling_layer=False).eval()
+theirs.push_to_hub("org/transformers")
+compare("org/transformers", lambda images: theirs(images).last_hidden_state)
+
+api.create_repo("org/folder")
+api.upload_folder(repo_id="org/folder", folder_path=ibot_hub.export(ibot_hub.load(checkpoint), exported, "transformers"))
+mine, back = ibot_hub.load(checkpoint).state_dict(), ibot_hub.load("hf-hub:org/folder").state_dict()
+said["org/folder"] = {
+    "apart": 0.0 if mine.keys() == back.keys() and all(torch.equal(mine[key], back[key]) for key in mine) else 1.0,
+    "checks": {f"{check.what} {check.file}": check.passed for check in ibot_hub.verify("hf-hub:org/folder").checks},
+}
+print(json.dumps(said))
+"""
+
+
 def environment(hub: HubServer, home: Path, **changes: str) -> dict[str, str]:
     """Of a process that knows no other hub, and nothing of this user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "IBOT_"))}
@@ -79,8 +122,8 @@ def environment(hub: HubServer, home: Path, **changes: str) -> dict[str, str]:
     return kept | own | changes
 
 
-def round_trip(hub: HubServer, home: Path, *words: str, **changes: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", ROUND_TRIP, *words]
+def round_trip(hub: HubServer, home: Path, *words: str, script: str = ROUND_TRIP, **changes: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, cwd=ROOT, env=environment(hub, home, **changes), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -124,6 +167,21 @@ def test_a_swin_is_as_near_as_its_card_says(hf_hub: HubServer, photos: Path, gol
     told = float(card.split("no number of a token is more than ")[1].split()[0])
     assert 0 < max(said["timm"], said["transformers"]) < 3 * told < 0.1
     assert "A Swin cannot be said exactly" in card
+
+
+def test_what_other_clients_push_is_pulled_and_checked(hf_hub: HubServer, golden: Path, tmp_path: Path) -> None:
+    words = (str(golden / "vit_micro_checkpoint.pth"), str(tmp_path / "exported"))
+    said = round_trip(hf_hub, tmp_path, *words, script=OTHERS, HF_TOKEN=OWNER)
+    assert {name: facts["apart"] < 1e-5 for name, facts in said.items()} == dict.fromkeys(
+        ["org/timm", "org/transformers", "org/folder"], True
+    )
+    for name, answered in (("org/timm", None), ("org/transformers", None), ("org/folder", True)):
+        checks = said[name]["checks"]
+        assert checks.pop("answers answers.safetensors") is answered
+        assert set(checks.values()) == {True}
+        assert {"sha256 config.json", "sha256 model.safetensors"} < set(checks)
+    assert "pytorch_model.bin" in hf_hub.repositories["org/timm"].commits[-1].files
+    assert not [path for method, path, _ in hf_hub.requests if method == "GET" and path.endswith(".bin")]
 
 
 @pytest.fixture

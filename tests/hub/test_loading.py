@@ -246,8 +246,7 @@ def test_unknown_networks_and_dtypes(full: Path) -> None:
             load(full, dtype=dtype)
 
 
-def test_one_network_of_the_hub_is_all_there_is(monkeypatch: pytest.MonkeyPatch, full: Path) -> None:
-    monkeypatch.setattr(loading.files, "fetch_repository", lambda repository, revision: full)
+def test_one_network_of_the_hub_is_all_there_is() -> None:
     with pytest.raises(UsageError, match="phikon is published as the teacher alone; leave `network` out"):
         load("phikon", network="student")
 
