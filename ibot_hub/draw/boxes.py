@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from ibot_hub.colours import Colour
-from ibot_hub.draw.components import SIDE, shrink
-from ibot_hub.draw.sheet import PAPER, grid, sheet
+from ibot_hub.draw.components import SIDE
+from ibot_hub.draw.sheet import PAPER, grid, sheet, shrink
 from ibot_hub.images import to_rgb
 
 COLUMNS = 4

@@ -7,8 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ibot_hub.colours import distinct
-from ibot_hub.draw.components import shrink
-from ibot_hub.draw.sheet import sheet
+from ibot_hub.draw.sheet import sheet, shrink
 from ibot_hub.images import to_rgb
 
 OPACITY = 0.55  # of the colours

@@ -1,4 +1,4 @@
-"""What the protocols that see images in a way of their own may be asked, without torch: the only place of each default and its help."""
+"""What single protocols of an evaluation may be asked, as frozen dataclasses without torch."""
 
 from dataclasses import dataclass
 

@@ -27,7 +27,7 @@ def retrieval(
 ) -> None:
     """Rank images by their cosine with each query: mAP and mP@k.
 
-    On [CLS]; images of the query's class are right.
+    On [CLS]; images of the query's class are right, counted as Table 16 counts.
     """
     from ibot_hub.evaluation import retrieval as protocol
     from ibot_hub.evaluation.labelled import labelled
@@ -86,9 +86,9 @@ def copy(
     *,
     options: CopyOptions,
 ) -> None:
-    """Find the originals of distorted copies (official script, Copydays).
+    """Find the originals of distorted copies, as on Copydays.
 
-    [CLS] and the generalised mean of patches; mAP of each block of copies.
+    By [CLS] and the generalised mean of patches; mAP of each block of copies. The official code measures it beside Table 16.
     """
     from ibot_hub.evaluation.copies import evaluate_copies, read_copies
     from ibot_hub.evaluation.record import model_record
