@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor
@@ -112,6 +114,16 @@ def needs_cls(backbone: ViT | Swin) -> ViT:
     if isinstance(backbone, Swin):
         raise UsageError("A Swin has no [CLS] token, so it has no attention map of one; take a ViT, such as vit_s16.")
     return backbone
+
+
+def strongest(weights: npt.NDArray[np.float64], mass: float) -> npt.NDArray[np.bool_]:
+    """Where [H, W] weights are among the fewest that hold `mass` of their sum, or equal to one of these (official implementation)."""
+    rising = np.sort(weights, axis=None)
+    sums = rising.cumsum()
+    # the weakest that is needed: all below it hold no more than 1 - mass together
+    weakest = np.searchsorted(sums, (1 - mass) * sums[-1], side="right")
+    chosen: npt.NDArray[np.bool_] = weights >= rising[min(weakest, len(rising) - 1)]
+    return chosen
 
 
 def _cls_row(block: Block, tokens: Tensor) -> Tensor:

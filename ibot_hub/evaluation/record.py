@@ -53,10 +53,15 @@ def record_of_images(
 ) -> Record:
     """The record of one protocol that saw the images themselves through `network`."""
     dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
-    seen = {"preprocessing": asdict(network.transform), "dtype": dtype}
-    card = model.card
-    digest = weights_digest(model.backbone)
-    return Record(protocol, card.name, card.arch, card.network, digest, data, {**seen, **settings}, results, table, versions())
+    return model_record(model, protocol, data, {"preprocessing": asdict(network.transform), "dtype": dtype, **settings}, results, table)
+
+
+def model_record(
+    model: Model, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
+) -> Record:  # fmt: skip
+    """The record of one protocol in which the model saw the images itself, in the way that `settings` say."""
+    card, digest = model.card, weights_digest(model.backbone)
+    return Record(protocol, card.name, card.arch, card.network, digest, data, settings, results, table, versions())
 
 
 def write_record(done: Record, out: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import typer
 
-from ibot_cli.evaluate import clusters, features, linear, matching, report, robustness
+from ibot_cli.evaluate import clusters, features, linear, localization, matching, moving, report, robustness, search
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good a model's features are.")
 app.command("knn")(features.knn)
@@ -16,3 +16,8 @@ app.command("shuffle")(robustness.shuffle)
 app.command("report")(report.report)
 app.command("correspondence")(matching.correspondence)
 app.command("pair")(matching.pair)
+app.command("retrieval")(search.retrieval)
+app.command("revisited")(search.revisited)
+app.command("copy")(search.copy)
+app.command("video")(moving.video)
+app.command("localize")(localization.localize)
