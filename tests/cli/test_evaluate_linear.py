@@ -33,9 +33,10 @@ def test_linear_of_class_folders_and_of_their_features(ibot: Ibot, sides: tuple[
     written = json.loads((out / "linear.json").read_text())
     assert (written["settings"]["layers"], written["settings"]["pool"], written["settings"]["augment"]) == (2, "cls", False)
     assert (len(written["results"]["accuracies"]), written["results"]["top1"]) == (45, 100.0)
-    made = {path.name: path for path in (out / "features").glob("*/*")}
-    of_features = json.loads(ibot("eval", "linear", "--train", made["data-train-cls-2"], "--val", made["data-val-cls-2"],
-                                  "-o", tmp_path / "again", "--json", *FAST)[1])  # fmt: skip
+    features = [next((out / "features").glob(f"*-{side}-*")) for side in ("train", "val")]
+    of_features = json.loads(
+        ibot("eval", "linear", "--train", features[0], "--val", features[1], "-o", tmp_path / "again", "--json", *FAST)[1]
+    )
     assert of_features["results"]["accuracies"] == written["results"]["accuracies"]
     assert of_features["weights"] == written["weights"]
 

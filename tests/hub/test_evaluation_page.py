@@ -40,7 +40,8 @@ def test_the_page_has_all_tables_and_pictures(model: Model, evaluation: Evaluati
     for name, picture in pictures.items():
         assert f"({name})" in markdown
         assert f'src="{name}"' in html
-        assert Image.open(tmp_path / "page" / name).size == picture.size
+        with Image.open(tmp_path / "page" / name) as saved:
+            assert saved.size == picture.size
     assert "http" not in html  # it loads nothing from outside
 
 
