@@ -56,7 +56,7 @@ def push(
     check_name(repo_id)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_repository(model, repo_id, folder, options, run, state)
+        write_repository(model, repo_id, folder, run, options, state)
         files = [file for file in OWN if (folder / file).exists()]
         for file in files:
             print(f"{file}: {megabytes((folder / file).stat().st_size)}", file=sys.stderr)
@@ -79,7 +79,7 @@ def check_name(repo_id: str) -> None:
 
 
 def write_repository(
-    model: Model, repo_id: str, folder: Path, options: PushOptions, run: Path | None = None, state: Path | None = None
+    model: Model, repo_id: str, folder: Path, run: Path | None, options: PushOptions, state: Path | None = None
 ) -> None:  # fmt: skip
     """All the files of the repository into an empty folder; nothing is sent."""
     write_timm(model, folder)
