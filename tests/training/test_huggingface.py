@@ -97,7 +97,7 @@ def test_broken_images(tmp_path: Path) -> None:
     saved.save_to_disk(tmp_path / "saved")
     images = open_dataset(str(tmp_path / "saved"))
     assert images.labels is None
-    for number, reason in enumerate(("not an image", "the row has no image")):
+    for number, reason in enumerate(("no image", "the row has no image")):
         with pytest.raises(ImageError, match=reason):
             images.load(number)
 
