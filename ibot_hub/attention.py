@@ -84,10 +84,13 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
     rows: dict[int, Tensor] = {}
     tokens, height, width = vit.embed(images)
     for index, block in enumerate(vit.blocks[: max(wanted) + 1]):
+        normed = block.norm1(tokens)
         if index in wanted:
-            rows[index] = _cls_row(block, tokens).unflatten(2, (height, width))
+            rows[index] = _cls_row(block, normed).unflatten(2, (height, width))
         if index < max(wanted):
-            tokens = block(tokens)
+            tokens = block.with_attention(tokens, normed)
+            del normed  # before the block's largest activations
+            tokens = block.with_mlp(tokens)
     return [rows[index] for index in wanted]
 
 
@@ -104,7 +107,7 @@ def last_block(backbone: ViT | Swin, images: Tensor) -> tuple[Tensor, Tensor]:
     vit = needs_cls(backbone)
     tokens, height, width = vit.embed(images)
     tokens = vit.blocks[:-1](tokens)
-    row = _cls_row(vit.blocks[-1], tokens)
+    row = _cls_row(vit.blocks[-1], vit.blocks[-1].norm1(tokens))
     patches = vit.blocks[-1](tokens)[:, 1:]
     return row.unflatten(2, (height, width)), patches.unflatten(1, (height, width))
 
@@ -126,15 +129,14 @@ def strongest(weights: npt.NDArray[np.float64], mass: float) -> npt.NDArray[np.b
     return chosen
 
 
-def _cls_row(block: Block, tokens: Tensor) -> Tensor:
-    """[B, 1 + N, D] before a block -> [B, heads, N], in float32 for half-precision models too.
+def _cls_row(block: Block, normed: Tensor) -> Tensor:
+    """[B, 1 + N, D] before a block, after its first norm -> [B, heads, N], in float32 for half-precision models too.
 
     The query is taken through the key weights to the tokens, so that no keys [B, 1 + N, D] are made; the key bias adds the
     same to all scores of a row, which the softmax does not see.
     """
     attn = block.attn
-    dim = tokens.shape[2]
-    normed = block.norm1(tokens)
+    dim = normed.shape[2]
     weight, bias = attn.qkv.weight, attn.qkv.bias
     query = F.linear(normed[:, 0], weight[:dim], bias[:dim]).unflatten(1, (attn.num_heads, 1, -1))  # [B, heads, 1, d]
     query = (query.float() @ weight[dim : 2 * dim].float().unflatten(0, (attn.num_heads, -1))).squeeze(2)  # [B, heads, D]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ibot_hub.errors import UsageError
-from ibot_hub.linear import reorder
+from ibot_hub.linear import Reordered, reorder
 from ibot_hub.options import DeviceChoice, DtypeChoice
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -77,6 +77,8 @@ def _finish(result: torch.Tensor) -> None:
 def placed(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     """A copy for inference, in eval mode, or the module itself where nothing has to change: the caller's stays as it was."""
     weight = next(module.parameters())
+    if any(isinstance(part, Reordered) for part in module.modules()):
+        raise ValueError("what was placed for inference in bfloat16 cannot be placed again")
     reordered = device.type == "cpu" and dtype == torch.bfloat16
     if weight.device == device and weight.dtype == dtype and not module.training and not reordered:
         return module

@@ -32,12 +32,18 @@ class Reordered(nn.Module):
         super().__init__()
         self.gelu = gelu
         self.out_features = linear.out_features
-        self.weight = _OPERATORS._reorder_linear_weight(linear.weight.detach())  # opaque to torch, so no parameter
+        self.ordered = _OPERATORS._reorder_linear_weight(linear.weight.detach())  # opaque to torch, so no parameter
         self.bias = None if linear.bias is None else linear.bias.detach()
+
+    @property
+    def weight(self) -> Tensor:
+        """[out_features, in_features] in their own order, made anew."""
+        plain: Tensor = self.ordered.to_dense()
+        return plain
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features], bfloat16."""
-        answer: Tensor = _OPERATORS._linear_pointwise(x, self.weight, self.bias, "gelu" if self.gelu else "none", [], "none")
+        answer: Tensor = _OPERATORS._linear_pointwise(x, self.ordered, self.bias, "gelu" if self.gelu else "none", [], "none")
         return answer
 
 

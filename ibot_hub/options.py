@@ -124,7 +124,7 @@ class EvaluationOptions(Options):
     """How the images of an evaluation are seen; every field is an option of the commands of `ibot eval` that take class folders."""
 
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: the model's own.", minimum=1)
-    resize: Resize = option("crop", "How an image is fitted: centre crop (official), squash, or keep the aspect.")
+    resize: Resize | None = option(None, "How an image is fitted: crop (centre), squash, or keep its aspect; default: the model's own.")
     dtype: DtypeChoice = option("float32", "Precision of the network; the official one is float32.")
     device: DeviceChoice = option("auto", "Where the network runs; auto takes every CUDA GPU, else MPS, else the CPU.")
     batch_size: int | None = option(None, "Images a forward pass; default 8 on a CPU, 128 on a GPU.", minimum=1)

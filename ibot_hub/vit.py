@@ -33,14 +33,18 @@ class Block(vision_transformer.Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, N, D] -> [B, N, D]."""
-        x = x + self.drop_path1(self.ls1(self._attended(self.norm1(x))))
-        answer: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return self.with_mlp(self.with_attention(x, self.norm1(x)))
+
+    def with_attention(self, x: Tensor, normed: Tensor) -> Tensor:
+        """Tokens before the block, and the same after its first norm -> tokens in the middle of it."""
+        attn = self.attn
+        qkv = attn.qkv(normed).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
+        answer: Tensor = x + self.drop_path1(self.ls1(attn.proj(attend(*qkv.unbind()).transpose(1, 2).flatten(2))))
         return answer
 
-    def _attended(self, x: Tensor) -> Tensor:
-        attn = self.attn
-        qkv = attn.qkv(x).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [3, B, heads, N, d]
-        answer: Tensor = attn.proj(attend(*qkv.unbind()).transpose(1, 2).flatten(2))
+    def with_mlp(self, x: Tensor) -> Tensor:
+        """Tokens in the middle of the block -> behind it."""
+        answer: Tensor = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return answer
 
 

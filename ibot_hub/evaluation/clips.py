@@ -52,6 +52,9 @@ def read_clips(folder: str | Path, split: str | None = None) -> list[MaskedClip]
         raise SourceError(f"There is no {listed}, the list of clips that --split {split} names.")
     if not names:
         raise SourceError(f"{listed if listed.is_file() else root / FRAMES} names no clip.")
+    strange = [name for name in names if name in (".", "..") or Path(name).name != name]
+    if strange:
+        raise SourceError(f"{listed} names {strange[0]!r}, which is no name of a folder of frames.")
     return [_clip(root, name) for name in names]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def evaluate_copies(
     dtype = choose_dtype(options.dtype, device)
     network = placed(model, device, dtype)
     transform = replace(network.transform, size=options.size, resize="squash")
-    facts = {"protocol": "copy", "weights": weights_digest(model.backbone), "size": options.size, "dtype": str(dtype)}
+    facts = {"protocol": "copy", "weights": weights_digest(model.backbone), "images": asdict(transform), "dtype": str(dtype)}
 
     @torch.no_grad()
     def described(pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ibot_hub.evaluation.knn import TEMPERATURE, knn, ks_up_to
 from ibot_hub.evaluation.labelled import Labelled, labelled, pair
 from ibot_hub.evaluation.linear import LAYERS, linear, probed
 from ibot_hub.evaluation.logistic import logistic
-from ibot_hub.evaluation.options import ReportOptions
+from ibot_hub.evaluation.options import LogisticOptions, ReportOptions, SweepOptions
 from ibot_hub.evaluation.record import Record, record, write_record
 from ibot_hub.features.plan import weights_digest
 from ibot_hub.model import Model
@@ -74,11 +74,19 @@ def _measured(model: Model, train: Labelled, val: Labelled, data: dict[str, str]
     clusters = cluster(other, model, by="all", seed=options.seed)
     yield record(other.manifest, "cluster", {"val": data["val"]}, {"seed": options.seed}, clusters.numbers, clusters.table)
     regression = logistic(*sides, seed=options.seed)
-    yield record(one.manifest, "logistic", data, {"seed": options.seed, "select": regression.select}, regression.numbers, regression.table)
+    yield record(
+        one.manifest,
+        "logistic",
+        data,
+        {"seed": options.seed, "select": regression.select, "held_out": LogisticOptions.held_out},
+        regression.numbers,
+        regression.table,
+    )
     layers, pool = probed(model)
     one, other = (_part(side, model, layers, pool) for side in (train, val))
-    probe = linear(one.features, one.labels, other.features, other.labels, epochs=options.epochs, seed=options.seed)
-    settings = {"epochs": options.epochs, "seed": options.seed, "select": probe.select, "augment": False}
+    probe = linear(one.features, one.labels, other.features, other.labels, epochs=options.epochs, seed=options.seed, device=options.device)
+    settings = {"epochs": options.epochs, "seed": options.seed, "select": probe.select, "augment": False, "held_out": SweepOptions.held_out}
+    settings["step_images"] = SweepOptions.step_images
     yield record(one.manifest, "linear", data, settings, probe.numbers, probe.table)
 
 

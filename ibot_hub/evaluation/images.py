@@ -16,6 +16,7 @@ from ibot_hub.errors import SourceError, UsageError
 from ibot_hub.evaluation.labelled import class_folder
 from ibot_hub.features.extraction import AHEAD
 from ibot_hub.features.pipeline import batches
+from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import MANIFEST
 from ibot_hub.images import ImageTransform
 from ibot_hub.listing import Entry, Listing, write_listing
@@ -30,6 +31,7 @@ class Network:
     """A backbone where and as precise as it computes, and how its images are prepared."""
 
     backbone: Backbone
+    weights: str  # the digest of the model's own, before they were cast
     transform: ImageTransform
     device: torch.device
     batch_size: int  # images a forward pass
@@ -51,13 +53,14 @@ class ImageBatch:
 
 def network_of(model: Model, options: EvaluationOptions) -> Network:
     """The network that `options` ask for. Raises UsageError for a device that is not here, or images that would differ in shape."""
-    if options.resize == "keep":
+    resize = options.resize or model.transform.resize
+    if resize == "keep":
         raise UsageError("All images must come out in one shape here; say --resize crop or squash.")
     device = choose_devices(options.device)[0]
-    transform = replace(model.transform, size=options.size or model.transform.size, resize=options.resize)
+    transform = replace(model.transform, size=options.size or model.transform.size, resize=resize)
     backbone = placed(model.backbone, device, choose_dtype(options.dtype, device))
     batch_size = options.batch_size or (8 if device.type == "cpu" else 128)
-    return Network(backbone, transform, device, batch_size, options.workers or own_cores())
+    return Network(backbone, weights_digest(model.backbone), transform, device, batch_size, options.workers or own_cores())
 
 
 def image_batches(source: str | Path, network: Network, doing: str) -> Iterator[ImageBatch]:

@@ -53,8 +53,7 @@ def parse_ks(text: str) -> list[int]:
 def ks_up_to(images: int) -> list[int]:
     """The paper's numbers of neighbours of which there are as many images. Raises UsageError where there is none."""
     if images < min(KS):
-        advice = f"say --k {max(1, images - 1)} or the like"
-        raise UsageError(f"There are {images} training images, fewer than the smallest k, {min(KS)}; {advice}.")
+        raise UsageError(f"There are {images} training images, fewer than the paper's smallest k, {min(KS)}; take more, or give smaller k.")
     return [k for k in KS if k <= images]
 
 

@@ -123,8 +123,9 @@ def _features(source: str, model: Model | None, cache: Path, options: Evaluation
     """What `source` holds, or what an extraction of it gives."""
     if (Path(source) / MANIFEST).exists():
         features = open_features(source)
-        made = {"layers": features.manifest.layers, "pool": features.manifest.pool, "size": features.manifest.preprocessing["size"]}
-        wanted = {"layers": layers, "pool": pool, "size": options.size or made["size"]}
+        seen = features.manifest.preprocessing
+        made = {"layers": features.manifest.layers, "pool": features.manifest.pool, "size": seen["size"], "resize": seen["resize"]}
+        wanted = {"layers": layers, "pool": pool, "size": options.size or made["size"], "resize": options.resize or made["resize"]}
         apart = [name for name in made if made[name] != wanted[name]]
         if apart:
             held, needed = (", ".join(f"{name} {facts[name]}" for name in apart) for facts in (made, wanted))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ibot_hub.devices import choose_devices
-from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.options import Select, SweepOptions
+from ibot_hub.evaluation.sides import check_sides
+from ibot_hub.evaluation.subsets import held_out
 from ibot_hub.evaluation.sweep import RATES, Batches, Classifiers, measure, shuffled, training
 from ibot_hub.evaluation.table import Cell, Table
 from ibot_hub.model import Model
@@ -121,41 +122,6 @@ def linear(
         RATES, accuracies, options.select, chosen_on, head.rates[0], epoch, top1, top5,
         own == 0, head.weight[0].cpu(), head.bias[0].cpu(), len(train), crops is not None,
     )  # fmt: skip
-
-
-def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows that stay and rows held out, both ascending: of every class about `share`, at least one, and never its last image.
-
-    Raises UsageError where every class has one image.
-    """
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    order = order[labels[order].argsort(stable=True)]  # class by class, each in random order
-    counts = labels.bincount()  # [C]
-    quota = (counts * share).round().long().clamp(min=1).minimum(counts - 1)
-    place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]  # of each image in its class
-    out = place < quota[labels[order]]
-    if not out.any():
-        raise UsageError("Each class has one training image, so none can be held out to choose the rate; say --select validation.")
-    return order[~out].sort().values, order[out].sort().values
-
-
-def check_sides(train: Tensor, train_labels: Tensor, val: Tensor, val_labels: Tensor) -> None:
-    """Raises UsageError for rows, lengths or labels that do not fit together, or for features that are not finite."""
-    for name, features, labels in (("training", train, train_labels), ("validation", val, val_labels)):
-        if features.ndim != 2 or not len(features) or labels.shape != features.shape[:1]:
-            shapes = f"features {list(features.shape)} and labels {list(labels.shape)}"
-            raise UsageError(f"The {name} side must be rows of features with one label a row; these are {shapes}.")
-        broken = (~features.isfinite().all(dim=1)).nonzero()
-        if len(broken):
-            raise UsageError(f"Feature {int(broken[0, 0])} of the {name} side is not finite: the weights or the precision are wrong.")
-    if train.shape[1] != val.shape[1]:
-        raise UsageError(f"Training features have length {train.shape[1]}, those of validation {val.shape[1]}.")
-    known = set(train_labels.tolist())
-    if min(known) < 0:
-        raise UsageError(f"Label {min(known)} is below 0; labels are the places of the classes.")
-    missing = sorted(set(val_labels.tolist()) - known)
-    if missing:
-        raise UsageError(f"Class {missing[0]} has no training image; {len(missing)} classes of the validation side have none.")
 
 
 def _best(trained: Iterable[Classifiers], features: Tensor, labels: Tensor, first: int) -> tuple[tuple[float, ...], int, Classifiers]:

@@ -11,9 +11,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ibot_hub.backbones import Backbone
 from ibot_hub.errors import StoreError, UsageError
-from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
 
 KEY = "ibot_hub"  # of the metadata: classes, rate and manifest, as JSON
@@ -34,9 +32,9 @@ class LinearHead:
         features = features.float()
         return F.linear(features, self.weight.to(features.device), self.bias.to(features.device))
 
-    def check(self, backbone: Backbone, preprocessing: Mapping[str, Any]) -> None:
-        """Raises UsageError unless the head was trained on features of this backbone, from images prepared in this way."""
-        if weights_digest(backbone) != self.manifest.weights:
+    def check(self, weights: str, preprocessing: Mapping[str, Any]) -> None:
+        """Raises UsageError unless the head was trained on features of the model with this digest, from images prepared in this way."""
+        if weights != self.manifest.weights:
             network = f", {self.manifest.network} network" if self.manifest.network else ""
             raise UsageError(
                 f"The head was trained on features of {self.manifest.model} ({self.manifest.arch}{network}), whose weights are others; "

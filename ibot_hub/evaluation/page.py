@@ -9,7 +9,7 @@ from PIL import Image
 from ibot_hub.attention import attention_maps
 from ibot_hub.draw.attention import draw_attention
 from ibot_hub.draw.curves import draw_curves
-from ibot_hub.errors import StoreError, UsageError
+from ibot_hub.errors import ImageError, SourceError, StoreError, UsageError
 from ibot_hub.evaluation.crops import entries_of
 from ibot_hub.evaluation.frozen import Evaluation
 from ibot_hub.evaluation.record import Record
@@ -43,13 +43,17 @@ def curves(evaluations: Sequence[Evaluation]) -> dict[str, Image.Image]:
 
 
 def attention(model: Model, evaluation: Evaluation) -> dict[str, Image.Image]:
-    """Attention strips of the first validation images of some classes, by file name; none of a Swin, which has no [CLS]."""
+    """Attention strips of the first validation images of some classes, by file name; none of a Swin, which has no [CLS],
+    or where the images have gone."""
     if isinstance(model.backbone, Swin):
         return {}
     val = evaluation.val
     first = dict(zip(reversed(val.labels.tolist()), reversed(val.paths), strict=True))  # of each class
     chosen = [first[label] for label in sorted(first)[:: max(1, len(first) // PHOTOS)][:PHOTOS]]
-    photos = [decode(entry.read()) for entry in entries_of(val.manifest.source, chosen)]
+    try:
+        photos = [decode(entry.read()) for entry in entries_of(val.manifest.source, chosen)]
+    except (SourceError, ImageError):  # features whose images have gone: the numbers stand without them
+        return {}
     return {f"attention-{number}.png": draw_attention(photo, attention_maps(model, photo)) for number, photo in enumerate(photos, 1)}
 
 

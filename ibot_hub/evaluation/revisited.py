@@ -95,6 +95,7 @@ def evaluate_revisited(
     dtype = choose_dtype(options.dtype, device)
     network = placed(model, device, dtype)
     facts = {"protocol": "revisited", "weights": weights_digest(model.backbone), "size": options.size, "dtype": str(dtype)}
+    facts |= {"mean": str(network.transform.mean), "std": str(network.transform.std)}
 
     def described(pixels: Tensor) -> Tensor:
         return multi_scale(network, network.transform.normalise(pixels.to(device)))

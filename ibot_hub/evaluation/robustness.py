@@ -34,7 +34,7 @@ def accuracies(
         UsageError: a head of another model or preparation, features instead of images, or an image in a class that the head does not
         know; SourceError: no images.
     """
-    head.check(network.backbone, asdict(network.transform))
+    head.check(network.weights, asdict(network.transform))
     place = {name: index for index, name in enumerate(head.classes)}
     right: Counter[Way] = Counter()
     images = 0

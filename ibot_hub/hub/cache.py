@@ -128,8 +128,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _folders() -> list[Path]:
     """Those of the names of the catalogue."""
-    root, others = cache_folder(), (digests_folder(), repositories_folder())
-    return sorted(path for path in root.iterdir() if path.is_dir() and path not in others) if root.is_dir() else []
+    root = cache_folder()
+    # whatever was downloaded there has a lock; what has none is somebody else's, where the cache is a folder with other things in it
+    return sorted(path for path in root.iterdir() if (path / LOCK).exists()) if root.is_dir() else []
 
 
 def _of_folder(folder: Path) -> Iterator[Cached]:

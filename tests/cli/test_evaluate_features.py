@@ -77,7 +77,7 @@ def test_numbers_of_neighbours_that_there_are_not(ibot: Ibot, train: Path, val: 
     few = class_folders(tmp_path / "few", 2)
     code, _, stderr = ibot("eval", "knn", "--train", few, "--val", val, "--model", checkpoint, "-o", tmp_path, *SEEN)
     assert code == 2
-    assert "There are 6 training images, fewer than the smallest k, 10; say --k 5 or the like." in stderr
+    assert "There are 6 training images, fewer than the paper's smallest k, 10; take more, or give smaller k." in stderr
 
 
 def test_what_is_wrong_is_told(ibot: Ibot, train: Path, val: Path, checkpoint: str, tmp_path: Path) -> None:

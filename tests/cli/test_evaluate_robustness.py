@@ -26,18 +26,18 @@ def test_a_head_is_trained_once_and_used_again(ibot: Ibot, sides: tuple[Path, Pa
     code, stdout, stderr = ibot("eval", "occlusion", "--train", train, "--val", val, "--model", checkpoint, "-o", out, *SMALL,
                                 "--ratios", "0.5")  # fmt: skip
     assert code == 0
-    assert f"the classifier is in {out / 'linear.safetensors'}; --head takes it" in stderr
+    assert f"the classifier is in {out / 'trained-head.safetensors'}; --head takes it" in stderr
     assert [line.split()[0] for line in stdout.splitlines()[1:]] == ["lost", "0", "0.5"]
     assert stdout.splitlines()[2].split() == ["0", "100.00", "0.00", "100.00", "0.00", "100.00", "0.00"]
     written = json.loads((out / "occlusion.json").read_text())
     assert (written["results"]["ratios"], written["results"]["dropped"]["random"]) == ([0, 0.5], [0, 50])
     assert (written["data"], written["settings"]["layers"]) == ({"val": str(val), "train": str(train)}, 2)
-    code, stdout, stderr = ibot("eval", "shuffle", "--head", out / "linear.safetensors", "--val", val, "--model", checkpoint,
+    code, stdout, stderr = ibot("eval", "shuffle", "--head", out / "trained-head.safetensors", "--val", val, "--model", checkpoint,
                                 "-o", out, *SMALL)  # fmt: skip
     assert code == 0
     assert "left out: 14 x 14 pieces, which do not divide the images" in stderr
     assert stdout.splitlines()[2].split() == ["1", "x", "1", "1", "100.00"]
-    assert json.loads((out / "shuffle.json").read_text())["data"]["head"] == str(out / "linear.safetensors")
+    assert json.loads((out / "shuffle.json").read_text())["data"]["head"] == str(out / "trained-head.safetensors")
     for name in ("occlusion", "shuffle"):
         with Image.open(out / f"{name}.png") as picture:
             assert picture.size == (960, 660)

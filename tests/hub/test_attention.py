@@ -81,7 +81,8 @@ def test_equals_the_full_softmax_row(size: int) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux's")
 def test_peak_memory_is_that_of_a_forward_pass() -> None:
-    forward, attention = peak_of("forward"), peak_of("attention")
+    # what the allocator keeps differs from process to process, and only adds
+    forward, attention = (min(peak_of(what) for _ in range(2)) for what in ("forward", "attention"))
     assert forward > 10_000
     assert attention < 1.2 * forward
 

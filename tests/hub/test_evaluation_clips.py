@@ -52,6 +52,15 @@ def test_a_list_chooses_clips(davis: Path) -> None:
         read_clips(davis)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", ".."])
+def test_a_list_leads_nowhere_else(davis: Path, name: str) -> None:
+    listed = davis / "ImageSets" / "2017" / "val.txt"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text(f"{name}\n")
+    with pytest.raises(SourceError, match="which is no name of a folder of frames"):
+        read_clips(davis)
+
+
 def test_folders_in_another_layout_are_refused(davis: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"There is no .*JPEGImages/480p: clips are looked for in the layout of DAVIS"):
         read_clips(davis / "JPEGImages")

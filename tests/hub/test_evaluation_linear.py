@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from ibot_hub.errors import UsageError
-from ibot_hub.evaluation.linear import held_out, linear, probed
+from ibot_hub.evaluation.linear import linear, probed
 from ibot_hub.evaluation.options import SweepOptions
 from ibot_hub.evaluation.sweep import RATES
 from ibot_hub.loading import load
@@ -98,16 +98,6 @@ def test_validation_takes_the_best_of_all_epochs_and_rates() -> None:
     assert report.chosen_on == 100
     shorter = linear(*train, *val, FAST, select="validation", epochs=8, step_images=20)
     assert (shorter.epoch, shorter.rate) == (report.epoch, report.rate)
-
-
-def test_some_of_every_class_are_held_out() -> None:
-    labels = torch.tensor([0] * 40 + [1] * 5 + [2] * 1 + [4] * 2)  # no image of class 3
-    kept, held = held_out(labels, 0.1, 0)
-    assert torch.cat([kept, held]).sort().values.tolist() == list(range(48))
-    assert labels[held].bincount(minlength=5).tolist() == [4, 1, 0, 0, 1]
-    assert (kept.diff() > 0).all()
-    assert (held.diff() > 0).all()
-    assert not torch.equal(held, held_out(labels, 0.1, 1)[1])
 
 
 def test_the_table_says_what_was_measured() -> None:

@@ -9,6 +9,7 @@ import torch
 from ibot_hub.errors import StoreError, UsageError
 from ibot_hub.evaluation.labelled import labelled
 from ibot_hub.evaluation.linear_head import LinearHead, open_head
+from ibot_hub.features.plan import weights_digest
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from ibot_hub.options import EvaluationOptions
@@ -43,14 +44,14 @@ def test_opens_as_it_was_saved(head: LinearHead, tmp_path: Path) -> None:
 
 def test_serves_its_own_model_prepared_alike(head: LinearHead, model: Model, golden: Path) -> None:
     transform = replace(model.transform, size=32)
-    head.check(model.backbone, asdict(transform))
+    head.check(weights_digest(model.backbone), asdict(transform))
     with pytest.raises(UsageError, match="trained on images prepared otherwise: size 32, now 48; resize crop, now squash"):
-        head.check(model.backbone, asdict(replace(transform, size=48, resize="squash")))
+        head.check(weights_digest(model.backbone), asdict(replace(transform, size=48, resize="squash")))
     student = load(golden / "vit_micro_checkpoint.pth", network="student")
     with pytest.raises(
         UsageError, match=r"trained on features of .*vit_micro_checkpoint.pth .*teacher network.*, whose weights are others"
     ):
-        head.check(student.backbone, asdict(transform))
+        head.check(weights_digest(student.backbone), asdict(transform))
 
 
 def test_other_files_are_refused(head: LinearHead, golden: Path, tmp_path: Path) -> None:

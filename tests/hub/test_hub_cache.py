@@ -104,6 +104,18 @@ def test_what_is_cleared_comes_again_unless_it_changed_upstream(original: Path) 
     assert not digests_file("vit_s16").parent.exists()
 
 
+def test_folders_of_others_in_the_same_place_stay(original: Path) -> None:
+    foreign = model_folder("vit_s16").parent / "mine"
+    foreign.mkdir(parents=True)
+    (foreign / "thesis.txt").write_text("years of work")
+    fetch(info("vit_s16"))
+    assert {cached.name for cached in list_cache()} == {"vit_s16"}
+    assert set(clear_cache()) == {"vit_s16"}
+    with pytest.raises(UnknownModelError):
+        clear_cache(["mine"])
+    assert (foreign / "thesis.txt").exists()
+
+
 def test_a_download_that_runs_is_waited_for(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = fetch(info("vit_s16"))
     with FileLock(path.parent / ".lock"):
@@ -151,6 +163,7 @@ def test_names_that_are_none_and_files_that_cannot_go(original: Path) -> None:
     assert clear_cache(["tiny", "hf-hub:org/none"]) == {"tiny": 0, "hf-hub:org/none": 0}
     stubborn = model_folder("vit_s16") / "folder"
     stubborn.mkdir(parents=True)
+    (stubborn.parent / ".lock").touch()
     with pytest.raises(CacheError, match=rf"The cache .*cache cannot be cleared: .*{stubborn}"):
         clear_cache()
     stubborn.rmdir()

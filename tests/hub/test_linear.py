@@ -9,7 +9,10 @@ from timm.layers import Mlp
 from torch import nn
 
 from ibot_hub import linear
+from ibot_hub.attention import cls_attention
+from ibot_hub.devices import placed
 from ibot_hub.linear import Reordered, reorder
+from ibot_hub.vit import ViT
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -62,3 +65,16 @@ def test_a_torch_without_these_operators_computes_as_ever(monkeypatch: pytest.Mo
     ours = network()
     reorder(ours)
     assert type(ours[0]) is nn.Linear
+
+
+def test_weights_can_still_be_read() -> None:
+    """Attention maps take queries and keys off them."""
+    plain = ViT(img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1).eval()
+    ours = placed(plain, torch.device("cpu"), torch.bfloat16)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps, expected = cls_attention(ours, images.bfloat16(), (-1,))[0], cls_attention(plain, images, (-1,))[0]
+    torch.testing.assert_close(maps, expected, rtol=0, atol=0.01)
+    assert torch.equal(ours.blocks[0].attn.qkv.weight, plain.blocks[0].attn.qkv.weight.bfloat16())
+    with pytest.raises(ValueError, match="cannot be placed again"):
+        placed(ours, torch.device("cpu"), torch.float32)

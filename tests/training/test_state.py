@@ -137,6 +137,7 @@ def test_what_does_not_fit_a_recipe_is_named() -> None:
         ({"cls_centre": torch.zeros(13)}, "cls_centre is (13,), should be (12,)"),
         ({moment: torch.zeros(3)}, f"{moment} is (3,), should be (64,)"),
         ({moment: torch.zeros(64).half()}, f"{moment} is torch.float16, should be torch.float32"),
+        ({"scaler.scale": torch.tensor(1.0, dtype=torch.float64)}, "scaler.growth_factor is not there"),
         ({CLUSTERS: torch.zeros(2, 4, dtype=torch.int64)}, "clusters is (2, 4), should be (2, 3)"),
         ({CLUSTERS: torch.zeros(2, 3)}, "clusters is torch.float32, should be torch.int64"),
         ({CLUSTERS: torch.tensor(1)}, "clusters is (), should be (3,)"),

@@ -132,7 +132,7 @@ def plant(brought: Brought, out: Path, images: Mapping[str, Any], *, steps: int,
             f"{start.name} was trained to its end, step {step} of {total}, by this recipe on these images; "
             "for a new course change the recipe, as with --set optimiser.epochs=..."
         )
-    if why:
+    if why or CLUSTERS not in tensors:
         tensors[CLUSTERS] = torch.from_numpy(Clusters().counts())
     _write(out, {"from": start.name, "exactly": start.exactly, "step": brought.step, "goes_on": not why})
     checkpoint.save(out, step, tensors, {"epoch": step / steps, **images})

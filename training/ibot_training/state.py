@@ -16,6 +16,7 @@ from ibot_training.recipe import Recipe
 from ibot_training.step import Progress
 
 CENTRES = ("cls_centre", "patch_centre")
+SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")  # of torch's GradScaler, where it is used
 CLUSTERS = "clusters"  # what was counted of the epoch under way, which a checkpoint holds too
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
@@ -76,7 +77,7 @@ def misfit(tensors: Mapping[str, Tensor], recipe: Recipe) -> str:
     for name, parameter in student.named_parameters():
         moments = {f"optimiser.{key}.{name}": () if key == "step" else tuple(parameter.shape) for key in MOMENTS}
         wanted |= moments if moments.keys() & tensors.keys() else {}
-    wanted |= {name: () for name in tensors if name.startswith("scaler.")}
+    wanted |= {f"scaler.{name}": () for name in SCALER} if any(name.startswith("scaler.") for name in tensors) else {}
     wanted |= {CLUSTERS: (*tensors[CLUSTERS].shape[:1], 3)} if CLUSTERS in tensors else {}
     for name in (*wanted, *(name for name in tensors if name not in wanted)):
         if name not in tensors:

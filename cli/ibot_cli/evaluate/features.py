@@ -97,7 +97,7 @@ def lowshot(
     one, other = both_sides(train, val, opened(model, train, val), out, options)
     splits = [(file, rows_of(names, one, file)) for file, names in named.items()]
     splits = splits or [drawn_split(one, share, options.seed, out / "splits") for share in shares]
-    called = [(file.stem, rows) for file, rows in splits]
+    called = [(file.stem if len({each.stem for each, _ in splits}) == len(splits) else str(file), rows) for file, rows in splits]
     report = protocol(one.features, one.labels, other.features, other.labels, called, KS, options)
     files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file, _ in splits}
     settings = {**_how(options), "temperature": TEMPERATURE, "splits": files}

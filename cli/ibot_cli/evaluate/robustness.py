@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, both_sides, opened
-from ibot_cli.evaluate.linear import HEAD, needs_images
+from ibot_cli.evaluate.linear import needs_images
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_cli.pictures import write_picture
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ibot_hub.evaluation.linear_head import LinearHead
     from ibot_hub.model import Model
 
+TRAINED = "trained-head.safetensors"  # beside what `ibot eval linear` may have saved
 HeadFile = Annotated[Path | None, typer.Option("--head", help="The classifier that `ibot eval linear` saved.")]
 TrainHead = Annotated[str | None, typer.Option("--train", help="Without --head: the class folders, or features, that train one.")]
 
@@ -113,8 +114,8 @@ def _trained_head(train: str, val: str, model: "Model", out: Path, options: Eval
     one, other = both_sides(train, val, model, out, options, layers=layers, pool=pool)
     report = linear(one.features, one.labels, other.features, other.labels, device=options.device)
     trained = LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest)
-    trained.save(out / HEAD)
-    print(f"the classifier is in {out / HEAD}; --head takes it", file=sys.stderr)
+    trained.save(out / TRAINED)
+    print(f"the classifier is in {out / TRAINED}; --head takes it", file=sys.stderr)
     return trained
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, answer, both_sides, loaded_model, opened
+from ibot_cli.evaluate.arguments import OUT, Out, answer, both_sides, loaded_model, one_side, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import CopyOptions, RevisitedOptions
@@ -30,13 +30,12 @@ def retrieval(
     On [CLS]; images of the query's class are right, counted as Table 16 counts.
     """
     from ibot_hub.evaluation import retrieval as protocol
-    from ibot_hub.evaluation.labelled import labelled
     from ibot_hub.evaluation.record import record
 
     sources = (gallery,) if query is None else (gallery, query)
     seen_by = opened(model, *sources)
     if query is None:
-        one = labelled(gallery, seen_by, out / "features", options)
+        one = one_side(gallery, seen_by, out, options)
         report = protocol.retrieval(one.features, one.labels)
     else:
         one, other = both_sides(gallery, query, seen_by, out, options)
