@@ -25,6 +25,10 @@ class DownloadError(IBotError):
     """A checkpoint that could not be fetched, or arrived with the wrong bytes."""
 
 
+class CacheError(IBotError):
+    """A cache that cannot be looked through or cleared."""
+
+
 class PublishError(IBotError):
     """A repository that could not be published, and is as it was."""
 

@@ -103,7 +103,7 @@ def _open(stream: BinaryIO) -> Image.Image:
                 return factory(stream, "")
         except ImageError as error:
             likely = likely or (error if accept else None)
-    raise likely or ImageError("not an image that Pillow knows")
+    raise likely or ImageError("no image that can be read, whatever its name says")
 
 
 @contextmanager

@@ -20,9 +20,8 @@ from torch import Tensor
 from ibot_hub.errors import WeightsError
 from ibot_hub.formats.onnx_tensors import ONNX, onnx_tensors
 from ibot_hub.naming import from_official, from_transformers, split_head
-from ibot_hub.origin import Origin, origin_of_folder, origin_of_metadata
+from ibot_hub.origin import EXTRAS, Origin, origin_of_folder, origin_of_metadata
 
-EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin
 OFFICIAL = "checkpoint.pth"  # the full checkpoint in a folder of the official code
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # what torch.load raises on bytes that are no checkpoint follows from where they stop making sense
@@ -60,11 +59,10 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
         WeightsError: the file is missing, damaged, no checkpoint, or does not hold what is asked.
     """
     try:
-        if not path.exists():
-            raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
+        check_exists(path)
         if path.is_dir():
             weights = _read_folder(path, network)
-        elif _is_pickle(path):
+        elif is_pickle(path):
             weights = _read_pickle(path, network)
         else:
             weights = _read_safetensors(path, network)
@@ -81,6 +79,12 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
     return weights
 
 
+def check_exists(path: Path) -> None:
+    """Raises WeightsError where nothing is."""
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist; give a file, a folder, or a name that `ibot models` lists.")
+
+
 def save(weights: Weights, path: Path) -> None:
     """Write `weights` as one safetensors file that `read` opens without converting anything."""
     metadata = {"format": "pt", "ibot_hub": json.dumps(asdict(weights.origin), sort_keys=True)}
@@ -95,7 +99,7 @@ def _flat(weights: Weights) -> dict[str, Tensor]:
     return flat
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
     """Whether the file starts as those of `torch.save` do; one of safetensors may too, by the length of its header, and then a brace."""
     with path.open("rb") as file:
         start = file.read(9)
@@ -113,10 +117,19 @@ def _check_values(path: Path, weights: Weights) -> None:
 
 
 def _read_pickle(path: Path, network: str | None) -> Weights:
+    return _from_containers(path, unpickled(path), network)
+
+
+def unpickled(path: Path) -> object:
+    """What a `.pth` file holds, without anything of it being run; tensors lie in the mapped file.
+
+    Raises:
+        WeightsError: it wants to run something, is no checkpoint, or is damaged.
+    """
     try:
         with torch.serialization.safe_globals(_allowed_globals()):
             # a mapped file brings in only the tensors that are taken: of a full checkpoint, a quarter
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, safetensors.SafetensorError, *_NONSENSE) as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
@@ -124,7 +137,6 @@ def _read_pickle(path: Path, network: str | None) -> Weights:
                 f"{path} is a pickle that wants to run {refused[1]}, and no pickle is ever run; ask for a safetensors file."
             ) from error
         raise WeightsError(f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is cut off; fetch it again.") from error
-    return _from_containers(path, data, network)
 
 
 def _from_containers(path: Path, data: object, network: str | None) -> Weights:
@@ -136,16 +148,19 @@ def _from_containers(path: Path, data: object, network: str | None) -> Weights:
         chosen = network or both[0]
         if chosen not in both:
             raise WeightsError(f"{path} holds the {' and the '.join(both)}, not the {chosen}.")
-        return _assemble(data[chosen], Origin(chosen, "full"))
+        return _assemble(_copied(data[chosen]), Origin(chosen, "full"))
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), dict):
-            return _check_network(path, _assemble(data[key], Origin(None, key)), network)
-    return _check_network(path, _assemble(data, Origin(None, "flat")), network)
+            return _check_network(path, _assemble(_copied(data[key]), Origin(None, key)), network)
+    return _check_network(path, _assemble(_copied(data), Origin(None, "flat")), network)
 
 
-def _assemble(state: Mapping[Any, object], origin: Origin) -> Weights:
+def _copied(state: Mapping[Any, object]) -> dict[str, Tensor]:
     # an entry that is no tensor (an epoch, say) makes no part of a network; copies let go of the mapped file
-    tensors = {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+    return {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _assemble(tensors: Mapping[str, Tensor], origin: Origin) -> Weights:
     backbone, head = split_head(tensors)
     mask_token = backbone.pop("masked_embed", None)
     if origin.network is None and origin.container == "state_dict":

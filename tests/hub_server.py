@@ -28,6 +28,7 @@ class Repository:
     listed: list[str] = field(default_factory=list)  # names that a listing has although nothing is there
     lies: dict[str, bytes] = field(default_factory=dict)  # what is sent in place of a file, under the file's own digest
     cuts: dict[str, int] = field(default_factory=dict)  # the next GET of that file ends after so many bytes
+    gate: threading.Event | None = None  # every GET of a file waits for it
 
     def add(self, files: Mapping[str, bytes], title: str = "by hand") -> str:
         """One commit that holds exactly these files."""
@@ -226,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(body) - 1}/{len(body)}"
             body = body[start:]
+        if repository.gate and self.command == "GET":
+            repository.gate.wait(20)
         cut = repository.cuts.pop(file, None) if self.command == "GET" else None
         self._send(status, body, headers, cut)
 

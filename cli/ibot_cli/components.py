@@ -75,7 +75,8 @@ def _listed(source: str) -> Sequence["Entry"]:
 
 def _readable(entries: Sequence["Entry"], transform: "ImageTransform", names: list[str], small: list["Image"]) -> Iterator["Image"]:
     """The images that can be read, one at a time; their names and small copies are kept, and what is wrong with others is told."""
-    from ibot_hub.draw.components import shrink
+    from ibot_hub.draw.components import SIDE
+    from ibot_hub.draw.sheet import shrink
     from ibot_hub.images import decode
 
     for entry in entries:
@@ -86,7 +87,7 @@ def _readable(entries: Sequence["Entry"], transform: "ImageTransform", names: li
             print(f"left out: {entry.shown}: {error}", file=sys.stderr)
             continue
         names.append(entry.shown)
-        small.append(shrink(image))
+        small.append(shrink(image, SIDE))
         yield image
     if not names:
         raise SourceError("None of these images can be read.")

@@ -15,7 +15,7 @@ def doctor() -> None:
     Versions, devices, precisions, the cache, and what each extra still needs.
     """
     from ibot_hub.devices import choose_devices, choose_dtype, measure_products
-    from ibot_hub.hub.files import cache_folder
+    from ibot_hub.hub.places import cache_folder
 
     _show(DISTRIBUTION, ibot_hub.__version__)
     _show("Python", f"{platform.python_version()} ({sys.executable})")

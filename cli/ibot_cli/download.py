@@ -12,10 +12,10 @@ def download(
 ) -> None:
     """Fetch a model into the cache and print where it is."""
     from ibot_hub import catalog
-    from ibot_hub.hub import files
+    from ibot_hub.hub.files import fetch
+    from ibot_hub.hub.repositories import fetch_repository, split_name
 
     if name.startswith("hf-hub:"):
-        repository, _, revision = name.removeprefix("hf-hub:").partition("@")
-        print(files.fetch_repository(repository, revision or None))
+        print(fetch_repository(*split_name(name)))
     else:
-        print(files.fetch(catalog.info(name), network=network, head=head))
+        print(fetch(catalog.info(name), network=network, head=head))

@@ -8,7 +8,23 @@ import typer
 from typer.core import TyperGroup
 
 import ibot_hub
-from ibot_cli import attention, components, demo, doctor, download, export, extract, match, models, patterns, push, search, train
+from ibot_cli import (
+    attention,
+    cache,
+    components,
+    demo,
+    doctor,
+    download,
+    export,
+    extract,
+    match,
+    models,
+    patterns,
+    push,
+    search,
+    train,
+    verify,
+)
 from ibot_cli.evaluate.app import app as evaluate
 from ibot_hub.errors import IBotError
 
@@ -39,6 +55,8 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("download")(download.download)
+app.command("verify")(verify.verify)
+app.add_typer(cache.app, name="cache")
 app.command("extract-features")(extract.extract_features)
 app.command("attention")(attention.attention)
 app.add_typer(patterns.app, name="patterns")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ibot_hub.attention import ATTENTION, AttentionMaps
+from ibot_hub.attention import ATTENTION, AttentionMaps, strongest
 from ibot_hub.colours import Colour, distinct, viridis
 from ibot_hub.draw.sheet import FONT, GAP, PAPER, grid, sheet
 from ibot_hub.errors import UsageError
@@ -132,21 +132,11 @@ def _drawn(maps: AttentionMaps, mass: float, heads: Heads) -> _Drawn:
     if maps.of != ATTENTION:
         labels = ["cosine with the mean"]
     positive = weights.clip(min=0)
-    strong = np.stack([np.where(_strongest(values, mass), values, 0) for values in positive])
+    strong = np.stack([np.where(strongest(values, mass), values, 0) for values in positive])
     winner = strong.argmax(axis=0)  # [H, W], the first where several are equal
     won = np.where(winner == np.arange(len(strong))[:, None, None], strong, 0)
     palette = distinct(max(numbers) + 1)
     return _Drawn(weights, won, labels, tuple(palette[number] for number in numbers))
-
-
-def _strongest(weights: Floats, mass: float) -> npt.NDArray[np.bool_]:
-    """Where [H, W] weights are among the fewest that hold `mass` of their sum, or equal to one of these."""
-    rising = np.sort(weights, axis=None)
-    sums = rising.cumsum()
-    # the weakest that is needed: all below it hold no more than 1 - mass together
-    weakest = np.searchsorted(sums, (1 - mass) * sums[-1], side="right")
-    strongest: npt.NDArray[np.bool_] = weights >= rising[min(weakest, len(rising) - 1)]
-    return strongest
 
 
 def _scaled(values: Floats, ranges: Floats) -> Floats:

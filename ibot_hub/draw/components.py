@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageEnhance
 
-from ibot_hub.draw.sheet import grid, sheet
+from ibot_hub.draw.sheet import grid, sheet, shrink
 from ibot_hub.pca import ComponentMap
 
 SIDE = 288  # pixels of the long side of an image on a sheet
@@ -28,12 +28,6 @@ def draw_components(
         small = shrink(image, side)
         pairs.append(sheet([[small, draw_colours(small, of_image)]], columns=names[index : index + 1]))
     return grid(pairs, min(COLUMNS, len(pairs)))
-
-
-def shrink(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """The image with a long side of `side` pixels; one that has it already stays as it is."""
-    scale = side / max(image.size)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
 
 
 def draw_colours(image: Image.Image, of_image: ComponentMap) -> Image.Image:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ibot_hub.draw.sheet import INK, PAPER, sheet
+from ibot_hub.draw.sheet import INK, PAPER, sheet, shrink
 from ibot_hub.errors import ImageError
 from ibot_hub.fit import Fit
 from ibot_hub.images import ImageLike, as_images, to_rgb
@@ -31,7 +31,7 @@ def draw_hits(image: ImageLike, hits: Hits) -> Image.Image:
         hits: what `search` answered.
     """
     query = to_rgb(as_images(image)[0])
-    whole = _small(query)
+    whole = shrink(query, CELL)
     if hits.patch is None:
         asked = [_cell(whole, ["query"])]
     else:
@@ -56,13 +56,7 @@ def _hit(rank: int, hit: Hit) -> Image.Image:
         picture = Image.new("RGB", (CELL, CELL), EMPTY)
         ImageDraw.Draw(picture).text((CELL / 2, CELL / 2), _shortened(str(error)), QUIET, _font(), anchor="mm")
         return _cell(picture, words)
-    return _cell(_small(picture) if hit.patch is None else _near(picture, hit.fit, hit.patch), words)
-
-
-def _small(image: Image.Image) -> Image.Image:
-    """The whole image, its long side as long as a cell's."""
-    scale = CELL / max(image.size)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    return _cell(shrink(picture, CELL) if hit.patch is None else _near(picture, hit.fit, hit.patch), words)
 
 
 def _near(image: Image.Image, fit: Fit, patch: tuple[int, int]) -> Image.Image:

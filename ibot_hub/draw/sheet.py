@@ -59,3 +59,9 @@ def _cut(words: str, width: int) -> str:
     while words and _font().getlength(words + "…") > width:
         words = words[:-1]
     return words + "…"
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """The image with a long side of `side` pixels; one that has it already stays as it is."""
+    scale = side / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ibot_hub.errors import StoreError
+from ibot_hub.evaluation.images import Network
 from ibot_hub.evaluation.table import Table
+from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
+from ibot_hub.model import Model
 from ibot_hub.versions import versions
 
 
@@ -37,6 +40,28 @@ def record(
     return Record(
         protocol, manifest.model, manifest.arch, manifest.network, manifest.weights, data, {**seen, **settings}, results, table, versions()
     )
+
+
+def record_of_images(
+    model: Model,
+    network: Network,
+    protocol: str,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    table: Table,
+) -> Record:
+    """The record of one protocol that saw the images themselves through `network`."""
+    dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
+    return model_record(model, protocol, data, {"preprocessing": asdict(network.transform), "dtype": dtype, **settings}, results, table)
+
+
+def model_record(
+    model: Model, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
+) -> Record:  # fmt: skip
+    """The record of one protocol in which the model saw the images itself, in the way that `settings` say."""
+    card, digest = model.card, weights_digest(model.backbone)
+    return Record(protocol, card.name, card.arch, card.network, digest, data, settings, results, table, versions())
 
 
 def write_record(done: Record, out: Path) -> Path:

@@ -21,13 +21,15 @@ from ibot_hub.formats.onnx import onnx_deviation, write_onnx
 from ibot_hub.formats.onnx_tensors import ONNX
 from ibot_hub.formats.timm import timm_deviation, write_timm
 from ibot_hub.formats.transformers import transformers_deviation, write_transformers
+from ibot_hub.hub.answers import save_answers
 from ibot_hub.model import Model
 from ibot_hub.options import ExportFormat, ExportOptions
+from ibot_hub.origin import ANSWERS, EXTRAS
 from ibot_hub.swin import Swin
 
 FACTS = "ibot.json"
 _FILES = {
-    *(FACTS, weights.EXTRAS, "config.json", "preprocessor_config.json", "model.safetensors", ONNX),
+    *(FACTS, ANSWERS, EXTRAS, "config.json", "preprocessor_config.json", "model.safetensors", ONNX),
     *(weights.OFFICIAL, "checkpoint_teacher.pth", "checkpoint_student.pth"),
 }
 _CHECKED_WITH = {"timm": "timm", "transformers": "transformers", "onnx": "onnxruntime", "official": "torch"}
@@ -57,7 +59,8 @@ def export(model: Model, out: Path | str, format: ExportFormat = ExportOptions.f
     onnx          model.onnx for any number of images of the native size: `images` -> `cls`, `patches`
     official      checkpoint.pth and checkpoint_teacher.pth (or _student), as the scripts of the paper's authors read them
 
-    Beside them are ibot.json (`Exported`), and for all but the official format ibot.safetensors: head, mask token, network.
+    Beside them are ibot.json (`Exported`), answers.safetensors (`ibot_hub.verify` asks the model again), and for all but the
+    official format ibot.safetensors: head, mask token, network.
 
     Args:
         out: the folder. An earlier export there is replaced; anything else is refused.
@@ -74,6 +77,7 @@ def export(model: Model, out: Path | str, format: ExportFormat = ExportOptions.f
     with _replacing(target) as folder:
         deviation = _written(model, folder, format)
         _check_reopened(model, folder)
+        save_answers(model, folder / ANSWERS)
         (folder / FACTS).write_text(json.dumps(asdict(_facts(model, format, deviation)), indent=2) + "\n")
     return target
 
@@ -129,9 +133,11 @@ def _equal(mine: torch.Tensor | None, read: torch.Tensor | None) -> bool:
 
 def _facts(model: Model, format: ExportFormat, deviation: float | None) -> Exported:
     transform, package = model.transform, _CHECKED_WITH[format]
+    size = transform.size
+    squashed = transform.resize == "squash"
     images = {
-        "input": f"float32 [B, 3, {transform.size}, {transform.size}], RGB, (value / 255 - mean) / std", "resize_short_side":
-        int(transform.size * 256 / 224), "interpolation": "bicubic, antialiased", "centre_crop": transform.size,
+        "input": f"float32 [B, 3, {size}, {size}], RGB, (value / 255 - mean) / std", "interpolation": "bicubic, antialiased",
+        **({"squash": size} if squashed else {"resize_short_side": int(size * 256 / 224), "centre_crop": size}),
         "mean": transform.mean, "std": transform.std,
     }  # fmt: skip
     return Exported(

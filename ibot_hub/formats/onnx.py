@@ -13,6 +13,7 @@ from ibot_hub.formats.agreement import for_comparison, largest_difference, noise
 from ibot_hub.formats.contents import contents
 from ibot_hub.formats.onnx_tensors import ONNX
 from ibot_hub.model import Model
+from ibot_hub.origin import EXTRAS
 
 TOLERANCE = 1e-4  # of a token, between ONNX Runtime and torch
 
@@ -51,7 +52,7 @@ def write_onnx(model: Model, folder: Path) -> None:
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     program.save(str(folder / ONNX), external_data=False)
-    weights.save(replace(contents(model, "onnx"), backbone={}), folder / weights.EXTRAS)
+    weights.save(replace(contents(model, "onnx"), backbone={}), folder / EXTRAS)
 
 
 def onnx_deviation(model: Model, folder: Path) -> float:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ibot_hub.errors import WeightsError
 from ibot_hub.model import Model
+from ibot_hub.origin import ANSWERS
 
-ANSWERS = "answers.safetensors"  # beside model.safetensors
 TOLERANCE = 1e-3  # of the largest number of each answer; machines and versions of torch are 1e-5 apart
 
 
@@ -41,6 +41,11 @@ def answers(model: Model) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in answer.items()}
 
 
+def answers_beside(path: Path) -> Path:
+    """Where the answers of the model in that folder or file are kept: x.answers.safetensors belongs to x.safetensors."""
+    return path / ANSWERS if path.is_dir() else path.with_name(f"{path.stem}.{ANSWERS}")
+
+
 def save_answers(model: Model, file: Path) -> None:
     """Write what the model answers now."""
     safetensors.torch.save_file(answers(model), file)
@@ -64,8 +69,8 @@ def check_answers(model: Model, file: Path) -> float:
         apart = ((mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12)).item()
         if not apart <= TOLERANCE:  # NaN too
             raise WeightsError(
-                f"{file}: the model now answers {apart:.1g} apart from what it answered when it was published, more than {TOLERANCE:g}; "
-                "its weights, or the versions of torch and timm, have changed (`ibot doctor` names them)."
+                f"{file}: the model now answers {apart:.1g} apart from what it answered when this was written, more than {TOLERANCE:g}; "
+                "the weights, or the versions of torch and timm, have changed (`ibot doctor` names them)."
             )
         worst = max(worst, apart)
     return worst

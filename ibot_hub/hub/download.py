@@ -26,6 +26,11 @@ def megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 999.5e6 else f"{size / 1e6:.3g} MB"
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids every connection, as it does in Hugging Face's libraries."""
+    return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").lower() in ("1", "true", "yes", "on")
+
+
 def download(url: str, target: Path, announcement: str, predicted: int | None = None) -> None:
     """Fetch `url` into the file `target`; until it is whole its bytes wait in `<target>.partial`, and a later call goes on from there.
 

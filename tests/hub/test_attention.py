@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ibot_hub.attention import attention_maps, cls_attention
+from ibot_hub.attention import attention_maps, cls_attention, strongest
 from ibot_hub.errors import UsageError
 from ibot_hub.images import decode
 from ibot_hub.loading import load
@@ -159,3 +159,11 @@ def test_a_swin_answers_with_cosines_and_says_so(golden: Path, photos: Path) -> 
         attention_maps(model, photos / "coffee.jpg", 0, transform=transform)
     with pytest.raises(UsageError, match="no \\[CLS\\]"):
         model.attention(photos / "coffee.jpg")
+
+
+def test_the_strongest_patches_are_the_fewest_that_hold_the_mass() -> None:
+    weights = np.array([[0.25, 0.25, 0.2], [0.15, 0.1, 0.05]])
+    assert strongest(weights, 0.6).tolist() == [[True, True, True], [False, False, False]]
+    assert strongest(weights, 0.4).tolist() == [[True, True, False], [False, False, False]]
+    assert strongest(weights, 0.2).tolist() == [[True, True, False], [False, False, False]]  # equal ones go together
+    assert strongest(weights, 1.0).all()

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from ibot_hub.draw.sheet import GAP, INK, PAPER, grid, sheet
+from ibot_hub.draw.sheet import GAP, INK, PAPER, grid, sheet, shrink
 
 
 def block(colour, width=20, height=10):
@@ -59,3 +59,8 @@ def test_grid_reads_from_left_to_right():
 
 def test_a_sheet_of_nothing_is_blank_paper():
     assert set(grid([], 3).get_flattened_data()) == {PAPER}
+
+
+def test_shrinking_keeps_the_aspect() -> None:
+    assert shrink(Image.new("RGB", (400, 100)), 80).size == (80, 20)
+    assert shrink(Image.new("RGB", (1, 900)), 90).size == (1, 90)  # never without a pixel

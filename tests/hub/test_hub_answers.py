@@ -32,7 +32,7 @@ def test_changed_answers_are_found(golden: Path, tmp_path: Path) -> None:
     for name in kept:
         changed = {**kept, name: kept[name] + 0.01 * kept[name].abs().max()}
         save_file(changed, file)
-        with pytest.raises(WeightsError, match=r"answers 0\.01 apart from what it answered when it was published"):
+        with pytest.raises(WeightsError, match=r"answers 0\.01 apart from what it answered when this was written"):
             check_answers(model, file)
     save_file({**kept, "cls": kept["cls"] * torch.nan}, file)
     with pytest.raises(WeightsError, match="answers nan apart"):

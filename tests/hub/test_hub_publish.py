@@ -11,9 +11,9 @@ import huggingface_hub
 import pytest
 import torch
 
-from ibot_hub.errors import IBotError, PublishError, UsageError
-from ibot_hub.hub.card import METRICS, RECIPE
+from ibot_hub.errors import IBotError, PublishError, StoreError, UsageError
 from ibot_hub.hub.publish import CARD, OWN, push
+from ibot_hub.hub.runs import METRICS, RECIPE, STATE
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from tests.hub_server import OWNER, READER, HubServer
@@ -72,6 +72,49 @@ print(json.dumps(said))
 """
 
 
+OTHERS = """
+import json, sys, pathlib, torch, timm, huggingface_hub
+import ibot_hub
+from transformers import ViTConfig, ViTModel
+
+checkpoint, exported = sys.argv[1:]
+torch.manual_seed(0)
+said, api = {}, huggingface_hub.HfApi()
+tensor = torch.randn(2, 3, 64, 64)
+
+
+def compare(name, theirs):
+    model = ibot_hub.load(f"hf-hub:{name}")
+    with torch.no_grad():
+        tokens, theirs = model(tensor), theirs(tensor)
+    ours = torch.cat([tokens.cls[:, None], tokens.patches.flatten(1, 2)], dim=1)
+    checks = {f"{check.what} {check.file}": check.passed for check in ibot_hub.verify(f"hf-hub:{name}").checks}
+    said[name] = {"apart": (ours - theirs).abs().max().item(), "checks": checks}
+
+
+args = dict(img_size=64, embed_dim=128, depth=2, num_heads=2)
+twin = timm.create_model("vit_base_patch16_224", num_classes=0, **args).eval()
+timm.models.push_to_hf_hub(twin, "org/timm", model_args=args)  # safetensors, and a pickle that nobody fetches
+compare("org/timm", twin.forward_features)
+
+config = ViTConfig(
+    hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, image_size=64, patch_size=16, layer_norm_eps=1e-6
+)
+theirs = ViTModel(config, add_pooling_layer=False).eval()
+theirs.push_to_hub("org/transformers")
+compare("org/transformers", lambda images: theirs(images).last_hidden_state)
+
+api.create_repo("org/folder")
+api.upload_folder(repo_id="org/folder", folder_path=ibot_hub.export(ibot_hub.load(checkpoint), exported, "transformers"))
+mine, back = ibot_hub.load(checkpoint).state_dict(), ibot_hub.load("hf-hub:org/folder").state_dict()
+said["org/folder"] = {
+    "apart": 0.0 if mine.keys() == back.keys() and all(torch.equal(mine[key], back[key]) for key in mine) else 1.0,
+    "checks": {f"{check.what} {check.file}": check.passed for check in ibot_hub.verify("hf-hub:org/folder").checks},
+}
+print(json.dumps(said))
+"""
+
+
 def environment(hub: HubServer, home: Path, **changes: str) -> dict[str, str]:
     """Of a process that knows no other hub, and nothing of this user's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_", "IBOT_"))}
@@ -79,8 +122,8 @@ def environment(hub: HubServer, home: Path, **changes: str) -> dict[str, str]:
     return kept | own | changes
 
 
-def round_trip(hub: HubServer, home: Path, *words: str, **changes: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", ROUND_TRIP, *words]
+def round_trip(hub: HubServer, home: Path, *words: str, script: str = ROUND_TRIP, **changes: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", script, *words]
     done = subprocess.run(command, cwd=ROOT, env=environment(hub, home, **changes), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -126,6 +169,21 @@ def test_a_swin_is_as_near_as_its_card_says(hf_hub: HubServer, photos: Path, gol
     assert "A Swin cannot be said exactly" in card
 
 
+def test_what_other_clients_push_is_pulled_and_checked(hf_hub: HubServer, golden: Path, tmp_path: Path) -> None:
+    words = (str(golden / "vit_micro_checkpoint.pth"), str(tmp_path / "exported"))
+    said = round_trip(hf_hub, tmp_path, *words, script=OTHERS, HF_TOKEN=OWNER)
+    assert {name: facts["apart"] < 1e-5 for name, facts in said.items()} == dict.fromkeys(
+        ["org/timm", "org/transformers", "org/folder"], True
+    )
+    for name, answered in (("org/timm", None), ("org/transformers", None), ("org/folder", True)):
+        checks = said[name]["checks"]
+        assert checks.pop("answers answers.safetensors") is answered
+        assert set(checks.values()) == {True}
+        assert {"sha256 config.json", "sha256 model.safetensors"} < set(checks)
+    assert "pytorch_model.bin" in hf_hub.repositories["org/timm"].commits[-1].files
+    assert not [path for method, path, _ in hf_hub.requests if method == "GET" and path.endswith(".bin")]
+
+
 @pytest.fixture
 def owner(hf_hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """The hub, for this process too, whose token may write."""
@@ -158,13 +216,36 @@ def test_a_later_push_takes_away_what_it_has_not_and_leaves_what_is_not_ours(own
     push(micro, "org/micro", run=tmp_path)
     repository = owner.repositories["org/micro"]
     with_run = repository.commits[-1].files
-    assert set(with_run) == {*OWN, "notes.txt", "pytorch_model.bin"}
+    assert set(with_run) == {*OWN, "notes.txt", "pytorch_model.bin"} - {*STATE}
     assert with_run[RECIPE] == b'name = "x"\n'
     assert b"31.25" in with_run[METRICS]
     assert "| k-NN top-1 (k = 20), % | 31.25 | images that the run was trained on | measured |" in with_run[CARD].decode()
     push(micro, "org/micro")
     assert set(repository.commits[-1].files) == FILES | {"notes.txt", "pytorch_model.bin"}
     assert len(repository.commits) == 3
+
+
+def test_a_training_state_goes_as_it_is_and_does_not_outlive_its_model(owner: HubServer, micro: Model, tmp_path: Path) -> None:
+    state = tmp_path / "checkpoints" / "step-00000030"
+    state.mkdir(parents=True)
+    bodies = {"state.safetensors": b"tensors", "state.json": b'{"step": 30}'}
+    for name, body in bodies.items():
+        (state / name).write_bytes(body)
+    push(micro, "org/micro", run=tmp_path, state=state)
+    repository = owner.repositories["org/micro"]
+    assert len(repository.commits) == 2  # the first is the hub's own
+    sent = repository.commits[-1].files
+    assert {file: sent[file] for file in STATE} == {f"training/{name}": body for name, body in bodies.items()}
+    assert "The whole state after step 30 is here" in sent[CARD].decode()
+    (state / "state.safetensors").unlink()
+    with pytest.raises(PublishError, match=r"^org/micro was not published: .* cannot be copied to .* \(No such file.*\); make room"):
+        push(micro, "org/micro", run=tmp_path, state=state)
+    (state / "state.json").unlink()
+    with pytest.raises(StoreError, match="is no checkpoint of a run"):
+        push(micro, "org/micro", run=tmp_path, state=state)
+    assert len(repository.commits) == 2
+    push(micro, "org/micro", run=tmp_path)
+    assert set(repository.commits[-1].files) == FILES | {".gitattributes"}
 
 
 def test_a_private_push_is_never_seen_by_all(owner: HubServer, micro: Model) -> None:

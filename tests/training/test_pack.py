@@ -10,6 +10,7 @@ import torch
 
 from ibot_hub import weights
 from ibot_hub.errors import WeightsError
+from ibot_hub.hub.answers import check_answers
 from ibot_hub.loading import load
 from ibot_training import pack
 
@@ -36,7 +37,9 @@ def test_the_file_is_the_teacher_in_float16(run: Path, tmp_path: Path) -> None:
     assert (packed.size, packed.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert 0.9999 < packed.cosine < 1
     assert file.stat().st_mode & 0o444 == 0o444
-    assert {entry.name for entry in tmp_path.iterdir()} == {"run", "small.safetensors"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run", "small.safetensors", "small.answers.safetensors"}
+    assert check_answers(load(file), tmp_path / "small.answers.safetensors") < 1e-5
+    assert (tmp_path / "small.answers.safetensors").stat().st_mode & 0o444 == 0o444
     assert {parameter.dtype for parameter in load(file).parameters()} == {torch.float32}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ibot_hub.vit
+import ibot_training.passes
 import ibot_training.step
 from ibot_training.distributed import World
 from ibot_training.optim import schedules
@@ -84,15 +85,17 @@ def run_of(recipe: Recipe, **changes: object) -> Recipe:
 
 def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of all sizes go through the student together, as on a GPU."""
-    passes = ibot_training.step._passes
+    together = ibot_training.passes._together
     monkeypatch.setattr(
-        ibot_training.step, "_passes", lambda shown, taught, part, device: passes(shown, taught, replace(part, local_crops=None), device)
+        ibot_training.passes, "_apart", lambda recipe, shown, masks, drops, weights, dtype: [together(recipe, shown, drops, weights)]
     )
 
 
-@pytest.mark.parametrize("path", ["plain", "at once", "fused attention", "checkpointing", "image by image"])
+@pytest.mark.parametrize("path", ["plain", "at once", "few at a time", "fused attention", "checkpointing", "image by image"])
 def test_three_steps(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every path in float32 keeps the official code's tolerances."""
+    if path == "few at a time":
+        monkeypatch.setattr(ibot_training.passes, "PASS_BYTES", 1)
     if path == "at once":
         all_at_once(monkeypatch)
     if path == "fused attention":
@@ -391,7 +394,7 @@ def test_every_variant(variant: str) -> None:
 
 
 @pytest.mark.parametrize("hidden", ["globals", "all"])
-@pytest.mark.parametrize("path", ["image by image", "at once"])
+@pytest.mark.parametrize("path", ["image by image", "at once", "few at a time"])
 def test_parts_of_a_batch_are_worth_the_whole(hidden: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, centres, moments and assignments do not depend on what goes through the networks together; dropped paths too."""
     recipe = replace(SMALL, network=replace(SMALL.network, drop_path=0.4))
@@ -400,7 +403,11 @@ def test_parts_of_a_batch_are_worth_the_whole(hidden: str, path: str, monkeypatc
     results.append([take_step(progress[0], [batch], NUMBERS) for batch in batches])
     if path == "at once":
         all_at_once(monkeypatch)
-    results.append([take_step(progress[1], [batch] if path == "at once" else one_by_one(batch, IMAGES), NUMBERS) for batch in batches])
+    if path == "few at a time":
+        monkeypatch.setattr(ibot_training.passes, "PASS_BYTES", 1)
+    results.append(
+        [take_step(progress[1], one_by_one(batch, IMAGES) if path == "image by image" else [batch], NUMBERS) for batch in batches]
+    )
     for one, other in zip(*results, strict=True):
         for name in ("total", "cls", "patch", "agreement"):
             # two threads add up in another order, and AdamW makes more of it

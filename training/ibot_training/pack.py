@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ibot_hub import weights
 from ibot_hub.errors import IBotError, WeightsError
+from ibot_hub.hub.answers import answers_beside, save_answers
 from ibot_hub.hub.record import sha256
 from ibot_hub.loading import load
 
@@ -32,7 +33,7 @@ class Packed:
 
 
 def pack(run: Path, file: Path) -> Packed:
-    """Write the teacher of `run`, backbone and head, in float16; where that cannot be done, `file` stays as it was.
+    """Write the teacher of `run`, backbone and head, in float16, and its answers beside; where that cannot be done, all stays as it was.
 
     Raises:
         WeightsError: `run` holds no teacher with its head, float16 is too narrow or too coarse for it, or the file would be too large.
@@ -42,7 +43,6 @@ def pack(run: Path, file: Path) -> Packed:
     with TemporaryDirectory(dir=file.parent) as folder:
         partial = Path(folder) / file.name
         weights.save(half, partial)
-        partial.chmod(0o644)  # safetensors lets nobody else read what it writes
         size, cosine = partial.stat().st_size, least_cosine(run, partial)
         if size > MOST_BYTES:
             raise WeightsError(f"{run} takes {size:,} bytes in float16, more than {MOST_BYTES:,}; to ship, train a smaller recipe.")
@@ -50,7 +50,11 @@ def pack(run: Path, file: Path) -> Packed:
             raise WeightsError(
                 f"{run}: in float16 a token has a cosine of {cosine:.4f} with its own, below {LEAST_COSINE}; it cannot ship."
             )
-        partial.replace(file)
+        answers = answers_beside(partial)
+        save_answers(load(partial, "teacher"), answers)
+        for written in (partial, answers):
+            written.chmod(0o644)  # safetensors lets nobody else read what it writes
+            written.replace(file.with_name(written.name))
     return Packed(size, sha256(file), cosine)
 
 

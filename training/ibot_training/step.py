@@ -2,32 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ibot_training.distributed import World, at_rest, averaging, mean, shard, shared
-from ibot_training.losses import cls_share, moved_centre, patch_loss, patch_weights, targets
+from ibot_training.losses import cls_share, moved_centre, patch_loss, targets
 from ibot_training.networks import Learner, Shown, build_pair, logits_of
 from ibot_training.optim import build_optimiser, clip_gradients, follow, pairs, set_rates
 from ibot_training.packing import PackedBlock
+from ibot_training.passes import Crops, Pass, passes_of, shown
 from ibot_training.recipe import Recipe
-
-
-class Crops(Protocol):
-    """The share of a batch that goes through the networks at once; see `ibot_training.batches.Batch`."""
-
-    @property
-    def global_crops(self) -> Tensor: ...  # [G * B, 3, S, S], normalised, view by view
-    @property
-    def local_crops(self) -> Tensor | None: ...  # [L * B, 3, s, s]
-    @property
-    def global_masks(self) -> Tensor: ...  # bool [G * B, H, W], on the host
-    @property
-    def local_masks(self) -> Tensor | None: ...  # bool [L * B, h, w], on the host
-    @property
-    def drops(self) -> Tensor: ...  # uniform [(G + L) * B, 2 * blocks]
 
 
 @dataclass(frozen=True)
@@ -116,84 +101,50 @@ def take_step(progress: Progress, parts: Sequence[Crops], numbers: Numbers) -> L
     reports: list[Tensor] = []
     assigned: list[Tensor] = []
     for number, part in enumerate(parts):
-        everything = _shown(part, world.device)
+        everything = shown(part, world.device)
         taught = _teach(progress, everything, part, numbers)
-        passes = _passes(everything, taught, part, world.device)
-        shown = torch.zeros(4, device=world.device)
+        passes = passes_of(recipe, everything, part, progress.dtype)
+        sums = torch.zeros(4, device=world.device)
         for index, one in enumerate(passes):
             last = number == len(parts) - 1 and index == len(passes) - 1
-            shown += _learn(progress, one, taught, len(parts), averaged=last)
+            sums += _learn(progress, one, taught, len(parts), averaged=last)
         assigned.append(taught.assigned)
-        reports.append(torch.cat([shown, taught.cls_mean, taught.patch_mean]))
+        reports.append(torch.cat([sums, taught.cls_mean, taught.patch_mean]))
     report = mean(world, torch.stack(reports).mean(0))
-    shown, cls_mean, patch_mean = report.split([4, len(progress.cls_centre), len(progress.patch_centre)])
-    _update(progress, numbers, finite=torch.isfinite(shown[0]))
+    sums, cls_mean, patch_mean = report.split([4, len(progress.cls_centre), len(progress.patch_centre)])
+    _update(progress, numbers, finite=torch.isfinite(sums[0]))
     progress.cls_centre = moved_centre(progress.cls_centre, cls_mean, recipe.loss.centre_momentum)
     progress.patch_centre = moved_centre(progress.patch_centre, patch_mean, recipe.loss.patch_centre_momentum)
-    return Losses(shown[0], shown[1], shown[2], shown[3], torch.cat(assigned))
+    return Losses(sums[0], sums[1], sums[2], sums[3], torch.cat(assigned))
 
 
-def _shown(part: Crops, device: torch.device) -> Shown:
-    """All crops of a part with their masks, and the places of the hidden patches."""
-    crops = [part.global_crops] + ([part.local_crops] if part.local_crops is not None else [])
-    on_host = [part.global_masks] + ([part.local_masks] if part.local_masks is not None else [])
-    hidden = torch.cat([mask.flatten() for mask in on_host]).nonzero().flatten()  # found on the host: nothing waits for the device
-    masks = [mask.to(device, non_blocking=True) for mask in on_host]
-    padded = [*masks, *[None] * (len(crops) - len(masks))]
-    return Shown([crop.to(device, non_blocking=True) for crop in crops], padded, hidden.to(device, non_blocking=True))
-
-
-@dataclass(frozen=True, eq=False)
-class _Pass:
-    """What goes through the student at once."""
-
-    shown: Shown
-    drops: Tensor  # [crops, 2 * blocks]
-    global_crops: int  # how many of the crops are the teacher's own; they come first
-    patches: Tensor  # probabilities [M, K] for the hidden patches
-    weights: Tensor  # [M], of the hidden patches
-
-
-def _passes(everything: Shown, taught: "_Taught", part: Crops, device: torch.device) -> list[_Pass]:
-    """All crops at once on a GPU, which wants large products; a CPU takes sizes apart, and keeps the activations of one at a time.
-
-    The global crops come last: they use every weight, so that gradients are averaged over processes with them.
-    """
-    masks = [part.global_masks] + ([part.local_masks] if part.local_masks is not None else [])
-    weights = patch_weights(masks).to(device, non_blocking=True)
-    drops = part.drops.to(device, non_blocking=True)
-    count = len(part.global_crops)
-    if device.type == "cuda" or part.local_crops is None:
-        return [_Pass(everything, drops, count, taught.patches, weights)]
-    inside, patches = int(part.global_masks.sum()), part.global_masks.numel()
-    big, small = (Shown([crops], [mask], wanted) for crops, mask, wanted in (
-        (everything.crops[0], everything.masks[0], everything.wanted[:inside]),
-        (everything.crops[1], everything.masks[1], everything.wanted[inside:] - patches),
-    ))  # fmt: skip
-    return [
-        _Pass(small, drops[count:], 0, taught.patches[inside:], weights[inside:]),
-        _Pass(big, drops[:count], count, taught.patches[:inside], weights[:inside]),
-    ]
-
-
-def _learn(progress: Progress, one: _Pass, taught: "_Taught", parts: int, *, averaged: bool) -> Tensor:
+def _learn(progress: Progress, one: Pass, taught: "_Taught", parts: int, *, averaged: bool) -> Tensor:
     """Gradients of one of so many parts; what it adds to loss, [CLS] loss, patch loss and agreement [4]."""
     recipe, loss = progress.recipe, progress.recipe.loss
     views = recipe.crops.global_count + recipe.crops.local_count
-    count = taught.cls.shape[1]  # B
+    targets_of_cls = taught.cls[:, one.images]  # [G, b, K]
+    count = targets_of_cls.shape[1]  # b
+    share = count / taught.cls.shape[1]
     with averaging(progress.averaged, averaged):
         with _autocast(progress):
             cls, patches = progress.averaged(one.shown, one.drops)
         own, others = cls.unflatten(0, (-1, count)).split([one.global_crops // count, (len(cls) - one.global_crops) // count])
-        on_cls = torch.stack(
-            [cls_share(some, taught.cls, loss.student_temperature, views=views, same=some is own) for some in (own, others) if len(some)]
-        ).sum()
-        on_patches = patch_loss(patches, one.patches, one.weights, loss.student_temperature)
+        on_cls = (
+            share
+            * torch.stack(
+                [
+                    cls_share(some, targets_of_cls, loss.student_temperature, views=views, same=some is own)
+                    for some in (own, others)
+                    if len(some)
+                ]
+            ).sum()
+        )
+        on_patches = patch_loss(patches, taught.patches[one.patches], one.weights, loss.student_temperature)
         total = loss.cls_weight * on_cls + loss.patch_weight * on_patches
         progress.scaler.scale(total / parts).backward()
     second = own[min(1, len(own) - 1)].detach() if len(own) else None
-    agreement = (taught.assigned == second.argmax(-1)).float().mean() if second is not None else torch.zeros_like(total)
-    return torch.stack([total.detach(), on_cls.detach(), on_patches.detach(), agreement])
+    same = taught.assigned[one.images] == second.argmax(-1) if second is not None else torch.zeros(1, device=total.device)
+    return torch.stack([total.detach(), on_cls.detach(), on_patches.detach(), share * same.float().mean()])
 
 
 @torch.no_grad()

@@ -55,6 +55,15 @@ def one_side(
     return side
 
 
+def loaded_model(name: str | None) -> "Model":
+    """The model that sees the images itself, told on standard error."""
+    from ibot_hub.loading import load
+
+    model = load(chosen_model(name), head=False)
+    print(f"{model.card.name}: {model.card.in_words()}", file=sys.stderr)
+    return model
+
+
 def both_sides(
     train: str, val: str, model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
 ) -> "tuple[Labelled, Labelled]":  # fmt: skip

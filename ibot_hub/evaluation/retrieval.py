@@ -1,0 +1,76 @@
+"""How well images find others of their class by the cosine of their features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.precision import KS, rank_precision
+from ibot_hub.evaluation.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalReport:
+    """How early images of the query's class come."""
+
+    mean_ap: float  # per cent
+    ks: tuple[int, ...]
+    mean_at: tuple[float, ...]  # per cent, mean precision at each of `ks`
+    ap: Tensor  # float64 [M], 0..1, of each query, so that any subset of them can be reported
+    images: int  # N, of the gallery
+    queries: int  # M
+
+    @property
+    def table(self) -> Table:
+        """One row."""
+        columns = ("queries", "images", "mAP", *(f"mP@{k}" for k in self.ks))
+        return Table("Retrieval, per cent", columns, ((self.queries, self.images, self.mean_ap, *self.mean_at),))
+
+
+def retrieval(
+    gallery: Tensor, labels: Tensor, queries: Tensor | None = None, query_labels: Tensor | None = None, ks: Sequence[int] = KS
+) -> RetrievalReport:
+    """Let each query rank the gallery; the images of its class are right.
+
+    Precision is counted as in the revisited Oxford and Paris benchmark (see `ibot_hub.evaluation.precision`).
+
+    Args:
+        gallery: features [N, F]; their device computes.
+        labels: whole numbers [N].
+        queries, query_labels: [M, F] and [M]; without them each image of the gallery asks for the others of its class, and is
+            itself taken out of its answers.
+
+    Raises:
+        UsageError: rows that do not fit together, features that are not finite, a query that no image of the gallery can answer.
+    """
+    own = queries is None or query_labels is None
+    asked, wanted = (gallery, labels) if queries is None or query_labels is None else (queries, query_labels)
+    for features, classes, name in ((gallery, labels, "gallery"), (asked, wanted, "queries")):
+        if features.ndim != 2 or not len(features) or classes.shape != features.shape[:1]:
+            shapes = f"features {list(features.shape)} and labels {list(classes.shape)}"
+            raise UsageError(f"The {name} must be rows of features with one label a row; these are {shapes}.")
+    if not ks or min(ks) < 1:
+        raise UsageError(f"ks is {list(ks)}; each number of answers must be at least 1.")
+    _check_answerable(labels.cpu(), wanted.cpu(), own)
+    columns = torch.arange(len(gallery))
+
+    def truth(part: slice) -> tuple[Tensor, Tensor]:
+        right = wanted[part].cpu()[:, None] == labels.cpu()
+        itself = torch.arange(part.start, part.stop)[:, None] == columns
+        return right, itself if own else torch.zeros_like(right)
+
+    found = rank_precision(gallery, asked, truth, ks)
+    return RetrievalReport(found.mean_ap, tuple(ks), found.mean_at, found.ap, len(gallery), len(asked))
+
+
+def _check_answerable(labels: Tensor, wanted: Tensor, own: bool) -> None:
+    classes, counts = labels.unique(return_counts=True)
+    enough = classes[counts > own]
+    lost = wanted[~torch.isin(wanted, enough)]
+    if not len(lost):
+        return
+    if own:
+        raise UsageError(f"Class {int(lost[0])} has a single image, which finds no other; leave its folder out, or name queries.")
+    raise UsageError(f"Class {int(lost[0])} has no image in the gallery; of the queries, {len(lost)} are of such classes.")
