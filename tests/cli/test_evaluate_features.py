@@ -45,7 +45,8 @@ def test_knn_of_images(ibot: Ibot, train: Path, val: Path, checkpoint: str, tmp_
     assert facts["data"] == {"train": str(train), "val": str(val)}
     assert facts["settings"]["temperature"] == 0.07
     assert facts["settings"]["preprocessing"]["size"] == 32
-    assert facts["results"] == {"k": [1, 5], "top1": [100, 100], "top5": [100, 100], "images": 15, "queries": 6, "classes": 3}
+    counts = {"images": 15, "queries": 6, "classes": 3, "left_out": {"train": 0, "val": 0}}
+    assert facts["results"] == {"k": [1, 5], "top1": [100, 100], "top5": [100, 100], **counts}
     assert facts["weights"] == weights_digest(load(checkpoint).backbone)
 
 
@@ -97,7 +98,8 @@ def test_broken_images_are_counted(ibot: Ibot, val: Path, checkpoint: str, tmp_p
     train = class_folders(tmp_path / "train", 4, broken=2)
     words = ("eval", "knn", "--train", train, "--val", val, "--model", checkpoint, "-o", tmp_path / "out", "--k", "2", "--json", *SEEN)
     code, stdout, stderr = ibot(*words)
-    assert (code, json.loads(stdout)["results"]["images"]) == (0, 10)
+    results = json.loads(stdout)["results"]
+    assert (code, results["images"], results["left_out"]) == (0, 10, {"train": 2, "val": 0})
     assert f"2 images of {train} could not be read and are left out" in stderr
 
 
@@ -124,15 +126,16 @@ def test_lowshot_draws_and_keeps_what_it_drew(ibot: Ibot, train: Path, val: Path
     code, stdout, _ = ibot(*words, "-o", tmp_path)
     facts = json.loads(stdout)
     names = [f"{train.parent.name}-{train.name}-{percent}percent-seed0" for percent in (40, 80)]
-    assert (code, list(facts["results"])) == (0, names)
-    assert [one["knn"]["images"] for one in facts["results"].values()] == [6, 12]
-    assert [one["logistic"]["top1"] for one in facts["results"].values()] == [100, 100]
+    assert (code, list(facts["results"]["splits"])) == (0, names)
+    assert [one["knn"]["images"] for one in facts["results"]["splits"].values()] == [6, 12]
+    assert [one["logistic"]["top1"] for one in facts["results"]["splits"].values()] == [100, 100]
     files = [tmp_path / "splits" / f"{name}.txt" for name in names]
     assert list(facts["settings"]["splits"]) == [str(file) for file in files]
     assert [len(file.read_text().splitlines()) for file in files] == [6, 12]
     given = ("eval", "lowshot", "--train", train, "--val", val, "--model", checkpoint, *SEEN, "--json", "-o", tmp_path / "other")
     again = json.loads(ibot(*given, "--split", files[1], "--split", files[0])[1])
-    assert again["results"] == {name: facts["results"][name] for name in reversed(names)}
+    assert list(again["results"]["splits"]) == [str(files[1]), str(files[0])]
+    assert list(again["results"]["splits"].values()) == [facts["results"]["splits"][name] for name in reversed(names)]
     assert not (tmp_path / "other" / "splits").exists()
 
 

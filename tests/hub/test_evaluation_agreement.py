@@ -19,7 +19,7 @@ def drawn(images: int, clusters: int, classes: int, noise: float, seed: int = 0)
 
 
 def test_images_are_counted() -> None:
-    found, labels = drawn(1000, 50, 10, 0.5)
+    found, labels = drawn(1000, 500, 300, 0.5)
     counts = counted(found, labels)
     assert counts[:, 2].sum() == 1000
     pairs = [tuple(pair) for pair in counts[:, :2].tolist()]

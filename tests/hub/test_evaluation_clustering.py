@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ibot_hub.errors import UsageError, WeightsError
 from ibot_hub.evaluation import clustering as module
-from ibot_hub.evaluation.clustering import cluster, kmeans, measure_clusters
+from ibot_hub.evaluation.clustering import cluster, head_clusters, kmeans, measure_clusters
 from ibot_hub.evaluation.labelled import Labelled, labelled
+from ibot_hub.head import Head
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from ibot_hub.options import EvaluationOptions
@@ -87,6 +88,15 @@ def test_a_head_says_the_pattern_of_its_largest_logit(side: Labelled, model: Mod
     assert [way.way for way in cluster(side, headless).ways] == ["k-means"]
     with pytest.raises(WeightsError, match="was loaded without its projection head"):
         cluster(side, headless, by="head")
+
+
+def test_a_head_with_a_layer_for_patches_says_the_pattern_of_cls(side: Labelled, model: Model) -> None:
+    torch.manual_seed(0)
+    apart = Model(model.backbone, Head(128, 20, 30), None, model.transform, model.card)
+    found, known = head_clusters(apart, side)
+    assert known == 20
+    with torch.no_grad():
+        assert torch.equal(found, apart.head.cls_logits(side.features).argmax(dim=1))
 
 
 def test_a_head_takes_the_cls_of_its_own_backbone(side: Labelled, model: Model) -> None:

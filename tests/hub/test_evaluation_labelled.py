@@ -204,8 +204,9 @@ def test_two_sides_have_the_classes_of_the_first(seen: Labelled, tmp_path: Path,
 
 def test_a_side_with_tokens_besides_fits(seen: Labelled, model: Model, images: Path, tmp_path: Path) -> None:
     extract(model, images, tmp_path, tokens="both", size=32, dtype="float32", device="cpu", workers=1)
-    train, val = pair(seen, labelled(tmp_path, None, tmp_path))
-    assert torch.equal(train.labels, val.labels)
+    both = labelled(tmp_path, None, tmp_path)
+    for train, val in (pair(seen, both), pair(both, seen)):
+        assert torch.equal(train.labels, val.labels)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ def test_without_asking_both_readings_of_the_official_penalties_are_tried() -> N
     assert report.lambdas == penalties(200)
     assert report.penalty == report.lambdas[report.chosen_on.index(max(report.chosen_on))]
     assert (report.images, report.queries, report.classes) == (200, 100, 10)
+    anew = logistic(train, labels, *clusters(100, 10, 2.0, 2), lambdas=str(report.penalty), select="validation")
+    assert torch.equal(report.weight, anew.weight)  # all images train what is measured
 
 
 def test_the_queries_do_not_choose_unless_they_are_asked_to() -> None:

@@ -29,4 +29,6 @@ def cluster(
     report = protocol(side, loaded, options)
     used = {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")}
     settings = {"by": options.by, "seed": options.seed, **used}
-    answer(record(side.manifest, "cluster", {"val": val}, settings, report.numbers, report.table), out, as_json)
+    answer(
+        record(side.manifest, "cluster", {"val": val}, settings, {**report.numbers, "left_out": side.failed}, report.table), out, as_json
+    )

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import LogisticOptions
 from ibot_hub.options import EvaluationOptions
+
+if TYPE_CHECKING:
+    from ibot_hub.evaluation.labelled import Labelled
 
 _SPLIT = "A text file of training images, such as SimCLR's 1percent.txt; may be given more than once."
 _PERCENT = "Without --split: shares of every class that are drawn, with commas between."
@@ -45,7 +48,8 @@ def knn(
         print(f"k = {left_out} are left out, for there are {len(one.features)} training images", file=sys.stderr)
     report = protocol.knn(one.features.to(computing_device(options)), one.labels, other.features, other.labels, ks)
     settings = {"temperature": protocol.TEMPERATURE}
-    answer(record(one.manifest, "knn", {"train": train, "val": val}, settings, report.numbers, report.table), out, as_json)
+    results = {**report.numbers, "left_out": _left_out(one, other)}
+    answer(record(one.manifest, "knn", {"train": train, "val": val}, settings, results, report.table), out, as_json)
 
 
 @options_from(LogisticOptions)
@@ -67,7 +71,8 @@ def logistic(
 
     one, other = both_sides(train, val, opened(model, train, val), out, options)
     report = protocol.logistic(one.features, one.labels, other.features, other.labels, options)
-    answer(record(one.manifest, "logistic", {"train": train, "val": val}, _how(options), report.numbers, report.table), out, as_json)
+    results = {**report.numbers, "left_out": _left_out(one, other)}
+    answer(record(one.manifest, "logistic", {"train": train, "val": val}, _how(options), results, report.table), out, as_json)
 
 
 @options_from(LogisticOptions)
@@ -97,11 +102,18 @@ def lowshot(
     one, other = both_sides(train, val, opened(model, train, val), out, options)
     splits = [(file, rows_of(names, one, file)) for file, names in named.items()]
     splits = splits or [drawn_split(one, share, options.seed, out / "splits") for share in shares]
-    called = [(file.stem if len({each.stem for each, _ in splits}) == len(splits) else str(file), rows) for file, rows in splits]
-    report = protocol(one.features, one.labels, other.features, other.labels, called, KS, options)
+    called = [(str(file) if split else file.stem, rows) for file, rows in splits]
+    features = one.features.to(computing_device(options))
+    report = protocol(features, one.labels, other.features, other.labels, called, KS, options)
     files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file, _ in splits}
     settings = {**_how(options), "temperature": TEMPERATURE, "splits": files}
-    answer(record(one.manifest, "lowshot", {"train": train, "val": val}, settings, report.numbers, report.table), out, as_json)
+    results = {"splits": report.numbers, "left_out": _left_out(one, other)}
+    answer(record(one.manifest, "lowshot", {"train": train, "val": val}, settings, results, report.table), out, as_json)
+
+
+def _left_out(train: "Labelled", val: "Labelled") -> dict[str, int]:
+    """Images that could not be read, as a record keeps them."""
+    return {"train": train.failed, "val": val.failed}
 
 
 def _how(options: LogisticOptions) -> dict[str, Any]:
