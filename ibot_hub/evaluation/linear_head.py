@@ -43,7 +43,7 @@ class LinearHead:
         trained, now = (json.loads(json.dumps(dict(one))) for one in (self.manifest.preprocessing, preprocessing))  # lists or tuples
         apart = [f"{key} {trained[key]}, now {value}" for key, value in now.items() if trained[key] != value]
         if apart:
-            raise UsageError(f"The head was trained on images prepared otherwise: {'; '.join(apart)}.")
+            raise UsageError(f"The head was trained on images prepared otherwise: {'; '.join(apart)}; say the same --size and --resize.")
 
     def save(self, file: Path) -> None:
         """Write a safetensors file, whole or not at all, in a folder that is made. Raises StoreError where it cannot be written."""

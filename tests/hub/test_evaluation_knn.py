@@ -101,7 +101,9 @@ def test_labels_are_any_whole_numbers_of_any_type() -> None:
 
 def test_of_the_papers_numbers_those_that_fit() -> None:
     assert [ks_up_to(images) for images in (10, 199, 200, 10**6)] == [[10], [10, 20, 100], [10, 20, 100, 200], [10, 20, 100, 200]]
-    with pytest.raises(UsageError, match="There are 9 training images, fewer than the paper's smallest k, 10; take more, or give smaller k"):
+    with pytest.raises(
+        UsageError, match="There are 9 training images, fewer than the paper's smallest k, 10; take more, or give smaller k"
+    ):
         ks_up_to(9)
 
 

@@ -45,7 +45,7 @@ def test_opens_as_it_was_saved(head: LinearHead, tmp_path: Path) -> None:
 def test_serves_its_own_model_prepared_alike(head: LinearHead, model: Model, golden: Path) -> None:
     transform = replace(model.transform, size=32)
     head.check(weights_digest(model.backbone), asdict(transform))
-    with pytest.raises(UsageError, match="trained on images prepared otherwise: size 32, now 48; resize crop, now squash"):
+    with pytest.raises(UsageError, match="prepared otherwise: size 32, now 48; resize crop, now squash; say the same --size"):
         head.check(weights_digest(model.backbone), asdict(replace(transform, size=48, resize="squash")))
     student = load(golden / "vit_micro_checkpoint.pth", network="student")
     with pytest.raises(

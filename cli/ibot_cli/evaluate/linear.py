@@ -48,9 +48,9 @@ def linear(
     layers, pool = kind_of_probe(loaded, (train, val), options)
     one, other = both_sides(train, val, loaded, Path(out), options, layers=layers, pool=pool)
     crops = None
-    if options.augment and loaded:
-        entries = entries_of(train, one.paths)
-        crops = FreshCrops(network_of(loaded, options), entries, one.labels, layers, pool, options.step_images, options.seed)
+    if options.augment:
+        network = network_of(needs_images(loaded, train), options)
+        crops = FreshCrops(network, entries_of(train, one.paths), one.labels, layers, pool, options.step_images, options.seed)
     report = protocol.linear(one.features, one.labels, other.features, other.labels, options, crops=crops)
     head = Path(out) / HEAD
     LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)
@@ -103,15 +103,9 @@ def kind_of_probe(model: "Model | None", sources: tuple[str, ...], options: Line
     from ibot_hub.evaluation.linear import probed
     from ibot_hub.features.store import MANIFEST, read_manifest
 
-    layers, pool = options.layers, options.pool
-    for source in sources:
-        if (Path(source) / MANIFEST).exists():
-            made = read_manifest(Path(source))
-            return layers or made.layers, pool or made.pool  # type: ignore[return-value]
-    if model is None:
-        raise UsageError("Neither images nor features were given.")
-    own_layers, own_pool = probed(model)
-    return layers or own_layers, pool or own_pool
+    made = [read_manifest(Path(source)) for source in sources if (Path(source) / MANIFEST).exists()]
+    layers, pool = (made[0].layers, made[0].pool) if made else probed(needs_images(model, *sources))
+    return options.layers or layers, options.pool or pool  # type: ignore[return-value]  # a manifest's pool is a word
 
 
 def needs_images(model: "Model | None", *sources: str) -> "Model":
