@@ -37,7 +37,7 @@ def retrieval(
     seen_by = opened(model, *sources)
     if query is None:
         one = labelled(gallery, seen_by, out / "features", options)
-        report = protocol.retrieval(one.features, one.labels)
+        report = protocol.retrieval(one.features, one.labels, classes=one.classes)
     else:
         one, other = both_sides(gallery, query, seen_by, out, options)
         report = protocol.retrieval(one.features, one.labels, other.features, other.labels)
