@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -65,9 +66,13 @@ def frame_features(model: Model, frame: Image.Image, size: int) -> Tensor:
     """The final-norm tokens of the patches of a frame, float32 [H, W, D], each of length 1."""
     transform = model.transform
     pixels = torch.from_numpy(np.array(frame.resize(seen_size(frame.size, size, transform.patch), Image.Resampling.BILINEAR)))
-    std = OFFICIAL_STD if transform.std == IMAGENET_STD else transform.std
-    prepared = ImageTransform(transform.size, transform.resize, transform.patch, transform.mean, std).normalise(pixels.permute(2, 0, 1))
+    prepared = replace(transform, std=frame_std(transform)).normalise(pixels.permute(2, 0, 1))
     return F.normalize(model(prepared[None]).patches[0].float(), dim=-1)
+
+
+def frame_std(transform: ImageTransform) -> tuple[float, float, float]:
+    """What frames are divided by: the official script's numbers, but for a model that has others than ImageNet's."""
+    return OFFICIAL_STD if transform.std == IMAGENET_STD else transform.std
 
 
 def seen_size(given: tuple[int, int], size: int, patch: int) -> tuple[int, int]:

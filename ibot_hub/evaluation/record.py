@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ibot_hub.devices import choose_devices, choose_dtype
 from ibot_hub.errors import StoreError
+from ibot_hub.evaluation.options import OwnWay
 from ibot_hub.evaluation.table import Table
 from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
@@ -42,11 +44,21 @@ def record(
 
 
 def model_record(
-    model: Model, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
-) -> Record:  # fmt: skip
-    """The record of one protocol in which the model saw the images itself, in the way that `settings` say."""
-    card, digest = model.card, weights_digest(model.backbone)
-    return Record(protocol, card.name, card.arch, card.network, digest, data, settings, results, table, versions())
+    model: Model,
+    options: OwnWay,
+    protocol: str,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    table: Table,
+) -> Record:
+    """The record of one protocol in which the model saw the images itself, in the way that its options say."""
+    card, transform = model.card, model.transform
+    device = choose_devices(options.device)[0]
+    computed = {"device": device.type, "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch.")}
+    seen = {**asdict(options), **computed, "patch": transform.patch, "mean": transform.mean, "std": transform.std}
+    digest = weights_digest(model.backbone)
+    return Record(protocol, card.name, card.arch, card.network, digest, data, {**seen, **settings}, results, table, versions())
 
 
 def write_record(done: Record, out: Path) -> Path:

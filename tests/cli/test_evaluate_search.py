@@ -91,7 +91,7 @@ def test_revisited(ibot: Ibot, oxford: Path, tmp_path: Path) -> None:
     assert "teacher network" in stderr
     assert [line.split()[0] for line in stdout.splitlines()[1:]] == ["setting", "easy", "medium", "hard"]
     record = json.loads((tmp_path / "out" / "revisited.json").read_text())
-    assert record["settings"]["size"] == 96
+    assert (record["settings"]["size"], record["settings"]["dtype"], record["settings"]["device"]) == (96, "float32", "cpu")
     assert record["weights"] == weights_digest(load("tiny").backbone)
     assert set(record["results"]) == {"easy", "medium", "hard"}
     again = json.loads(ibot(*words, "--images", oxford / "jpg", "--json")[1])

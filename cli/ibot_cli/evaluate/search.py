@@ -1,6 +1,5 @@
 """`ibot eval retrieval`, `revisited` and `copy`: how well images find their like."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -70,9 +69,9 @@ def revisited(
     loaded = loaded_model(model)
     report = protocol.evaluate_revisited(loaded, asked, folder, out / "features", options)
     results = {name: {"map": found.mean_ap, "mp": found.mean_at} for name, found in report.settings.items()}
-    settings = {**asdict(options), "scales": protocol.SCALES, "k": report.ks}
+    settings = {"scales": protocol.SCALES, "k": report.ks}
     data = {"truth": str(truth), "images": str(folder)}
-    answer(model_record(loaded, "revisited", data, settings, results, report.table), out, as_json)
+    answer(model_record(loaded, options, "revisited", data, settings, results, report.table), out, as_json)
 
 
 @options_from(CopyOptions)
@@ -103,4 +102,4 @@ def copy(
         block: {"map": value, "copies": count} for block, value, count in zip(report.blocks, report.mean_ap, report.queries, strict=True)
     }
     data = {"images": str(folder), "distractors": distractors or "", "whitening": whitening or ""}
-    answer(model_record(loaded, "copy", data, {**asdict(options), "images": report.images}, results, report.table), out, as_json)
+    answer(model_record(loaded, options, "copy", data, {"images": report.images}, results, report.table), out, as_json)
