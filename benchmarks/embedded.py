@@ -2,6 +2,7 @@
 
     python -m benchmarks.embedded --val DIR --train DIR --cifar-train DIR --cifar-test DIR
     python -m benchmarks.embedded RUN ...          a run's folder, or any model, in place of the three; --quick to see that all runs
+    python -m benchmarks.embedded --report OUT --val DIR --train DIR      `ibot eval report` of the model and of the untrained network
 
 Weighted k-NN (k = 20, T = 0.07) of images that no training saw, in class folders. Tiny ImageNet: in each class of --val, images in the
 order of their names, the even ones (the first, the third, ...) are the index, the odd ones the queries. "seen" are the queries of classes
@@ -24,7 +25,9 @@ from torch import Tensor
 import ibot_hub
 from benchmarks.measure import machine, verdict
 from ibot_hub.devices import choose_devices
+from ibot_hub.evaluation.frozen import evaluate, folder_of
 from ibot_hub.evaluation.knn import knn
+from ibot_hub.evaluation.page import attention, curves, summary, write_page
 from ibot_hub.images import decode
 from ibot_hub.model import Model
 from ibot_hub.vit import ViT
@@ -114,6 +117,21 @@ def cifar(extract: Extract, index: Labelled, queries: Labelled) -> dict[str, flo
     return {COLUMNS[3]: report.top1[0]}
 
 
+def frozen(out: Path, val: Labelled) -> None:
+    """The frozen protocols of the embedded model beside the untrained network: the even images train, the odd ones are asked."""
+    out.mkdir(parents=True, exist_ok=True)
+    even = val.even()
+    train, asked = out / "even.txt", out / "odd.txt"
+    for file, chosen in ((train, even), (asked, ~even)):
+        file.write_text("\n".join(str(path.absolute()) for path, mine in zip(val.paths, chosen.tolist(), strict=True) if mine) + "\n")
+    model = ibot_hub.load(EMBEDDED, head=True)
+    card = replace(model.card, name=UNTRAINED, network=None)
+    networks = [model, Model(untrained(model), None, None, model.transform, card).eval()]
+    evaluations = [evaluate(each, train, asked, out / folder_of(each), resize="squash") for each in networks]
+    write_page(evaluations, {**curves(evaluations), **attention(model, evaluations[0])}, out)
+    print(summary(evaluations).markdown())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=[PIXELS, UNTRAINED, EMBEDDED], help="default: %(default)s; else names, files, runs")
@@ -122,11 +140,15 @@ def main() -> None:
     parser.add_argument("--cifar-train", type=Path, metavar="DIR", help="the index; without it, no CIFAR-10")
     parser.add_argument("--cifar-test", type=Path, metavar="DIR", help="the queries")
     parser.add_argument("--quick", action="store_true", help=f"every {QUICK}th image of a class: to see that all runs")
+    parser.add_argument("--report", type=Path, metavar="OUT", help="write the page of the frozen protocols there instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     options = parser.parse_args()
     step = QUICK if options.quick else 1
     val = labelled(options.val, step)
     seen = set(labelled(options.train, step).classes)
+    if options.report:
+        frozen(options.report, val)
+        return
     report: dict[str, Any] = {"machine": machine(), "k": K, "temperature": TEMPERATURE, "images": len(val.paths), "top-1": {}}
     print(f"{len(val.paths)} images of {len(val.classes)} classes, {len(seen & set(val.classes))} of them seen in training")
     for name in options.models:

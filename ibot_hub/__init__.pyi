@@ -11,6 +11,8 @@ from .correspondence import Matches as Matches
 from .correspondence import match as match
 from .errors import IBotError as IBotError
 from .formats.exporting import export as export
+from .evaluation.frozen import Evaluation as Evaluation
+from .evaluation.frozen import evaluate as evaluate
 from .features.extraction import extract as extract
 from .features.table import open_features as open_features
 from .retrieval.index import Index as Index

@@ -73,9 +73,8 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
     Raises:
         UsageError: a layer that does not exist, or a Swin, which has no [CLS] row.
     """
-    if isinstance(backbone, Swin):
-        raise UsageError("A Swin has no [CLS] token, so it has no attention map of one; take a ViT, such as vit_s16.")
-    depth = len(backbone.blocks)
+    vit = needs_cls(backbone)
+    depth = len(vit.blocks)
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong:
         raise UsageError(f"Layer {wrong[0]} does not exist; this model has {depth} blocks: 0 to {depth - 1}, or -{depth} to -1.")
@@ -83,13 +82,38 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
     if not wanted:
         return []
     rows: dict[int, Tensor] = {}
-    tokens, height, width = backbone.embed(images)
-    for index, block in enumerate(backbone.blocks[: max(wanted) + 1]):
+    tokens, height, width = vit.embed(images)
+    for index, block in enumerate(vit.blocks[: max(wanted) + 1]):
         if index in wanted:
             rows[index] = _cls_row(block, tokens).unflatten(2, (height, width))
         if index < max(wanted):
             tokens = block(tokens)
     return [rows[index] for index in wanted]
+
+
+def last_block(backbone: ViT | Swin, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What [CLS] attends to in the last block [B, heads, H, W], and the patches after it without the final norm [B, H, W, D], in one pass.
+
+    Args:
+        backbone: a ViT.
+        images: normalised, [B, 3, height, width].
+
+    Raises:
+        UsageError: a Swin, which has no [CLS] row.
+    """
+    vit = needs_cls(backbone)
+    tokens, height, width = vit.embed(images)
+    tokens = vit.blocks[:-1](tokens)
+    row = _cls_row(vit.blocks[-1], tokens)
+    patches = vit.blocks[-1](tokens)[:, 1:]
+    return row.unflatten(2, (height, width)), patches.unflatten(1, (height, width))
+
+
+def needs_cls(backbone: ViT | Swin) -> ViT:
+    """The backbone, which is a ViT; raises UsageError for a Swin."""
+    if isinstance(backbone, Swin):
+        raise UsageError("A Swin has no [CLS] token, so it has no attention map of one; take a ViT, such as vit_s16.")
+    return backbone
 
 
 def strongest(weights: npt.NDArray[np.float64], mass: float) -> npt.NDArray[np.bool_]:

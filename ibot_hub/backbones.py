@@ -18,7 +18,9 @@ from ibot_hub.weights import Weights
 Backbone = ViT | Swin
 _VIT_NAMES = {(192, 12): "ViT-T", (384, 12): "ViT-S", (768, 12): "ViT-B", (1024, 24): "ViT-L"}  # by width and depth
 _SWIN_NAMES = {(96, 12): "Swin-T", (96, 24): "Swin-S", (128, 24): "Swin-B", (192, 24): "Swin-L"}  # by width and blocks
-_HEAD_DIM = 64  # width of an attention head in every iBOT, DINO and DeiT ViT
+_HEAD_DIM = 64  # width of an attention head in every ViT of iBOT, DINO and DeiT; none of them is wider than this:
+_WIDEST = 1024
+_EPS = 1e-6  # of every LayerNorm that iBOT, DINO and DINOv2 trained
 
 
 def build_backbone(weights: Weights, path: Path) -> Backbone:
@@ -30,6 +32,8 @@ def build_backbone(weights: Weights, path: Path) -> Backbone:
     tensors = weights.backbone
     try:
         backbone: Backbone
+        if "reg_token" in tensors:
+            raise WeightsError(f"{path} is a ViT with register tokens, which ibot-hub does not compute; take the one without them.")
         if "pos_embed" in tensors:
             backbone = _vit_like(tensors, weights.origin)
         elif "layers.0.blocks.0.attn.relative_position_bias_table" in tensors:
@@ -77,6 +81,11 @@ def check_entry(entry: Checkpoint, backbone: Backbone, projection: Head | None, 
             f"{path} is not {entry.name}: it holds a {arch} with {patterns} patterns, should be {entry.arch} with {entry.patterns}; "
             "remove it, or load it by its path."
         )
+    if backbone.norm.eps != _EPS:
+        raise WeightsError(
+            f"{path} is not {entry.name}: its config.json says an eps of {backbone.norm.eps:g}, the network was trained with {_EPS:g}; "
+            "take a newer revision, or load the folder by its path for what it says."
+        )
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> None:
@@ -105,8 +114,9 @@ def _vit_like(tensors: Mapping[str, Tensor], origin: Origin) -> ViT:
     side = math.isqrt(count - 1)
     if not side or side * side != count - 1:
         raise ValueError(f"a position table of {count - 1} patches is not square")
-    if origin.heads is None and dim % _HEAD_DIM:
-        raise ValueError(f"a width of {dim} is no multiple of {_HEAD_DIM}, so the number of attention heads cannot be known")
+    if origin.heads is None and (dim % _HEAD_DIM or dim > _WIDEST):
+        wrong = f"no multiple of {_HEAD_DIM}" if dim % _HEAD_DIM else "more than any ViT of iBOT or DINO has"
+        raise ValueError(f"a width of {dim} is {wrong}, so the number of attention heads cannot be known without a config.json")
     return ViT.on_meta(
         img_size=side * patch,
         patch_size=patch,
@@ -114,7 +124,8 @@ def _vit_like(tensors: Mapping[str, Tensor], origin: Origin) -> ViT:
         depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
         num_heads=origin.heads or dim // _HEAD_DIM,
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / dim,
-        eps=origin.eps if origin.eps is not None else 1e-6,
+        eps=origin.eps if origin.eps is not None else _EPS,
+        layer_scale="blocks.0.ls1.gamma" in tensors,
     )
 
 

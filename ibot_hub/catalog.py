@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ibot_hub.errors import UnknownModelError
+from ibot_hub.options import Resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,6 +44,7 @@ class Checkpoint:
     paper: str = "iBOT, ICLR 2022 (arXiv:2111.07832)"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resize: Resize = "crop"  # how images are fitted, unless they are asked for otherwise
     notes: str = ""
 
     def file_for(self, network: str | None, head: bool) -> str | None:
@@ -85,10 +87,18 @@ def _dino(name: str, folder: str, arch: str, megabytes: int, knn: float, linear:
     )  # fmt: skip
 
 
+def _dinov2(name: str, repository: str, arch: str, knn: float, linear: float) -> Checkpoint:
+    return Checkpoint(
+        name=name, arch=arch, network=None, data="LVD-142M", repository=repository, metrics=_accuracy(knn, linear),
+        paper="DINOv2, TMLR 2024 (arXiv:2304.07193)",
+        notes="A baseline, not iBOT, distilled from a larger network; its own size is 518 px, 37 x 37 patches (--size 224: 16 x 16).",
+    )  # fmt: skip
+
+
 _VISIONFM = Checkpoint(
     name="visionfm", arch="ViT-B/16", network="teacher", data="", patterns=8192, full_file="checkpoint.pth",
-    licence="see the authors' agreement", paper="VisionFM (github.com/ABILab-CUHK/VisionFM)",
-    notes="Behind links of the authors' README (github.com/ABILab-CUHK/VisionFM); squash images to a square.",
+    licence="see the authors' agreement", paper="VisionFM (github.com/ABILab-CUHK/VisionFM)", resize="squash",
+    notes="Behind links of the authors' README (github.com/ABILab-CUHK/VisionFM).",
 )  # fmt: skip
 _UNKNOWN_EPOCHS = "The paper does not give the epochs of this run."
 
@@ -135,14 +145,13 @@ CATALOG: tuple[Checkpoint, ...] = (
     ),
     Checkpoint(
         name="phikon", arch="ViT-B/16", network="teacher", data="40 M TCGA tiles, 16 cancers", repository="owkin/phikon",
-        licence="Owkin non-commercial", paper="Phikon (Filiot et al., 2023)",
-        notes="Pathology, 224 px tiles at 0.5 um/px (--resize squash takes them whole); "
-        "revisions before 2023-10-31 held the student and a wrong eps.",
+        licence="Owkin non-commercial", paper="Phikon (Filiot et al., 2023)", resize="squash",
+        notes="Pathology, 224 px tiles at 0.5 um/px; revisions before 2023-10-31 held the student and a wrong eps.",
     ),
     Checkpoint(
         name="phikon_timm", arch="ViT-B/16", network="teacher", data="40 M TCGA tiles, 16 cancers",
         repository="1aurent/vit_base_patch16_224.owkin_pancancer", licence="Owkin non-commercial",
-        paper="Phikon (Filiot et al., 2023)", notes="The weights of `phikon` in timm's layout.",
+        paper="Phikon (Filiot et al., 2023)", resize="squash", notes="The weights of `phikon` in timm's layout.",
     ),
     Checkpoint(
         name="attmask_vit_s16", arch="ViT-S/16", network="teacher", data="ImageNet-1K", patterns=8192, folder="attmask_vit_s16",
@@ -170,6 +179,8 @@ CATALOG: tuple[Checkpoint, ...] = (
     _dino("dino_vit_s8", "dino_deitsmall8_pretrain", "ViT-S/8", 87, 78.3, 79.7),
     _dino("dino_vit_b16", "dino_vitbase16_pretrain", "ViT-B/16", 343, 76.1, 78.2),
     _dino("dino_vit_b8", "dino_vitbase8_pretrain", "ViT-B/8", 343, 77.4, 80.1),
+    _dinov2("dinov2_vit_s14", "timm/vit_small_patch14_dinov2.lvd142m", "ViT-S/14", 79.0, 81.1),
+    _dinov2("dinov2_vit_b14", "timm/vit_base_patch14_dinov2.lvd142m", "ViT-B/14", 82.1, 84.5),
 )
 # fmt: on
 

@@ -77,7 +77,8 @@ def find(
         return Found(Path(name), network)
     entry = info(name)
     if (entry.repository or entry.embedded) and network not in (None, entry.network):
-        raise UsageError(f"{name} is published as the {entry.network} alone; leave `network` out.")
+        alone = f"the {entry.network} alone" if entry.network else "one network, and not said which"
+        raise UsageError(f"{name} is published as {alone}; leave `network` out.")
     path = get(entry, network=network, head=head)
     if entry.repository:
         return Found(path, None, entry, entry.repository)
@@ -103,6 +104,7 @@ def open_found(
         patch=backbone.patch,
         mean=origin.mean or (entry.mean if entry else IMAGENET_MEAN),
         std=origin.std or (entry.std if entry else IMAGENET_STD),
+        resize=origin.resize or (entry.resize if entry else "crop"),
     )
     stated = origin.network or (entry.network if entry else None)
     card = Card(name, arch_name(backbone), stated, found.verified, entry.licence if entry else "")

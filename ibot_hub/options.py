@@ -33,10 +33,13 @@ class Options:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for spec in fields(self):
-            value, minimum, choices = getattr(self, spec.name), spec.metadata["minimum"], get_args(hints[spec.name])
+            value, minimum, hint = getattr(self, spec.name), spec.metadata["minimum"], hints[spec.name]
             if minimum is not None and value is not None and value < minimum:
                 raise UsageError(f"{spec.name} is {value}; it must be at least {minimum}.")
-            if get_origin(hints[spec.name]) is Literal and value not in choices:
+            if value is None and type(None) in get_args(hint):
+                continue
+            choices = [choice for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for choice in get_args(kind)]
+            if choices and value not in choices:
                 raise UsageError(f"{spec.name} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
@@ -48,7 +51,7 @@ class ExtractOptions(Options):
     layers: int = option(1, "How many of the last blocks are kept, each after the final norm, oldest first.", minimum=1)
     pool: Pool = option("cls", "How the one vector is made: [CLS], the mean patch of the last block, or both in a row.")
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: the model's own.", minimum=1)
-    resize: Resize = option("crop", "How an image is fitted: centre crop (official), squash, or keep the aspect.")
+    resize: Resize | None = option(None, "How an image is fitted: crop (centre), squash, or keep its aspect; default: the model's own.")
     mean: tuple[float, float, float] | None = option(None, "Mean of red, green and blue in 0..1, in place of the model's own.")
     std: tuple[float, float, float] | None = option(None, "Standard deviation of red, green and blue, in place of the model's own.")
     dtype: DtypeChoice = option("auto", "Precision of the network; auto is bfloat16 where that is fast, else float32.")
@@ -172,7 +175,7 @@ class PatternOptions(Options):
     pictures: int = option(0, "Carry pictures of the N largest patterns in the atlas, which then shows them without the images.", minimum=0)
     picture_size: int = option(80, "Side of such a picture in pixels.", minimum=8)
     size: int | None = option(None, "Side in pixels (with --resize keep: of the short side); default: the model's own.", minimum=1)
-    resize: Resize = option("crop", "How an image is fitted: centre crop (official), squash, or keep the aspect.")
+    resize: Resize | None = option(None, "How an image is fitted: crop (centre), squash, or keep its aspect; default: the model's own.")
     dtype: DtypeChoice = option("auto", "Precision of the network; auto is bfloat16 where that is fast, else float32.")
     device: DeviceChoice = option("auto", "Where the network runs; auto takes a CUDA GPU, else MPS, else the CPU.")
     batch_size: int | None = option(None, "Images a forward pass; default 8 on a CPU, 128 on a GPU.", minimum=1)

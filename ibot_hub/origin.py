@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ibot_hub.errors import WeightsError
+from ibot_hub.options import Resize
 
 EXTRAS = "ibot.safetensors"  # beside another library's model: head, mask token, origin
 ANSWERS = "answers.safetensors"  # beside a model in a folder: what it answers to one fixed picture
@@ -23,6 +24,7 @@ class Origin:
     eps: float | None = None  # of every LayerNorm
     mean: Triple | None = None
     std: Triple | None = None
+    resize: Resize | None = None  # how images are fitted
 
 
 def origin_of_metadata(path: Path, text: str) -> Origin:
@@ -62,17 +64,21 @@ def _of_transformers(path: Path, config: Mapping[str, Any]) -> Origin:
     prepared_file = path / "preprocessor_config.json"
     prepared = _json(prepared_file) if prepared_file.is_file() else {}
     mean, std = (_triple(prepared_file, prepared.get(key)) for key in ("image_mean", "image_std"))
+    size = prepared.get("size")
+    squashed = isinstance(size, dict) and "height" in size and not prepared.get("do_center_crop")  # as `ViTImageProcessor` does
+    resize: Resize | None = "squash" if squashed else None
     if config["model_type"] == "swin":  # its tensors show the attention heads, and ours has the official eps whatever is said
-        return Origin(None, "transformers", mean=mean, std=std)
+        return Origin(None, "transformers", None, None, mean, std, resize)
     # what is not said is the default of `ViTConfig`
-    return Origin(None, "transformers", config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-12), mean, std)
+    return Origin(None, "transformers", config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-12), mean, std, resize)
 
 
 def _of_timm(config_file: Path, config: Mapping[str, Any]) -> Origin:
     facts = config.get("pretrained_cfg", config)
     mean, std = (_triple(config_file, facts.get(key)) for key in ("mean", "std"))
+    resize: Resize | None = "squash" if facts.get("crop_mode") == "squash" else None
     if not config["architecture"].startswith("vit_"):
-        return Origin(None, "timm", mean=mean, std=std)
+        return Origin(None, "timm", None, None, mean, std, resize)
     import timm  # late, because it takes seconds and only this needs it
 
     try:
@@ -80,7 +86,7 @@ def _of_timm(config_file: Path, config: Mapping[str, Any]) -> Origin:
         twin = timm.create_model(config["architecture"], **config.get("model_args", {}) | {"depth": 1})
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise WeightsError(f"{config_file} describes a model that timm {timm.__version__} cannot make: {error}.") from error
-    return Origin(None, "timm", twin.blocks[0].attn.num_heads, twin.norm.eps, mean, std)
+    return Origin(None, "timm", twin.blocks[0].attn.num_heads, twin.norm.eps, mean, std, resize)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def two_views(image: ImageLike, seed: int | Sequence[int] = 0, side: int = 224) 
 
 
 def _view(image: Image.Image, side: int, rng: np.random.Generator) -> View:
-    box = _box(*image.size, rng)
+    box = random_box(*image.size, rng, SCALE)
     # cropped first, so that no pixel beyond the box takes part in the filter
     view = image.crop(box).resize((side, side), Image.Resampling.BICUBIC)
     flipped = rng.random() < FLIP
@@ -74,10 +74,13 @@ def _view(image: Image.Image, side: int, rng: np.random.Generator) -> View:
     return View(view, box, flipped)
 
 
-def _box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """As torchvision's RandomResizedCrop: the first attempt that fits, else the centre, as much of it as the ratio allows."""
+def random_box(width: int, height: int, rng: np.random.Generator, scale: tuple[float, float]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in pixels of an image, of a share of its area within `scale`, as torchvision's RandomResizedCrop.
+
+    It is the first attempt that fits, else the centre, as much of it as the ratio allows.
+    """
     for _ in range(ATTEMPTS):
-        area = width * height * rng.uniform(*SCALE)
+        area = width * height * rng.uniform(*scale)
         ratio = np.exp(rng.uniform(*np.log(RATIO)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

@@ -57,11 +57,13 @@ class ViT(VisionTransformer):
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         block_fn: the class of the blocks.
         init_std: standard deviation of the blocks' initial weights; the official code's is 0.02.
+        layer_scale: each branch of a block is weighted, channel by channel, as in DINOv2; iBOT's are not.
     """
 
     def __init__(
         self, *, img_size: int, patch_size: int, embed_dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0,
         eps: float = 1e-6, drop_path_rate: float = 0.0, block_fn: type[Block] = Block, init_std: float = 0.02,
+        layer_scale: bool = False,
     ) -> None:  # fmt: skip
         norm_layer = partial(nn.LayerNorm, eps=eps)
         super().__init__(
@@ -76,19 +78,25 @@ class ViT(VisionTransformer):
                     num_heads,
                     mlp_ratio,
                     qkv_bias=True,
+                    init_values=1.0 if layer_scale else None,
                     drop_path=drop_path_rate * index / max(depth - 1, 1),
                     norm_layer=norm_layer,
                 )
                 for index in range(depth)
             )
         )
+        self.patch = patch_size  # pixels from one token to the next
+        self.layer_scale = layer_scale
+        if not self.pos_embed.is_meta:  # there, drawing nothing takes a twentieth of the time of a load
+            self._draw(init_std)
+
+    def _draw(self, init_std: float) -> None:
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.patch = patch_size  # pixels from one token to the next
 
     def embed(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> tuple[Tensor, int, int]:
         """The tokens that enter the first block.

@@ -62,7 +62,7 @@ def read(path: Path, network: str | None = None, head: bool | None = None, *, ch
         check_exists(path)
         if path.is_dir():
             weights = _read_folder(path, network)
-        elif _is_pickle(path):
+        elif is_pickle(path):
             weights = _read_pickle(path, network)
         else:
             weights = _read_safetensors(path, network)
@@ -99,7 +99,7 @@ def _flat(weights: Weights) -> dict[str, Tensor]:
     return flat
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
     """Whether the file starts as those of `torch.save` do; one of safetensors may too, by the length of its header, and then a brace."""
     with path.open("rb") as file:
         start = file.read(9)
@@ -117,10 +117,19 @@ def _check_values(path: Path, weights: Weights) -> None:
 
 
 def _read_pickle(path: Path, network: str | None) -> Weights:
+    return _from_containers(path, unpickled(path), network)
+
+
+def unpickled(path: Path) -> object:
+    """What a `.pth` file holds, without anything of it being run; tensors lie in the mapped file.
+
+    Raises:
+        WeightsError: it wants to run something, is no checkpoint, or is damaged.
+    """
     try:
         with torch.serialization.safe_globals(_allowed_globals()):
             # a mapped file brings in only the tensors that are taken: of a full checkpoint, a quarter
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, safetensors.SafetensorError, *_NONSENSE) as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
@@ -128,7 +137,6 @@ def _read_pickle(path: Path, network: str | None) -> Weights:
                 f"{path} is a pickle that wants to run {refused[1]}, and no pickle is ever run; ask for a safetensors file."
             ) from error
         raise WeightsError(f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is cut off; fetch it again.") from error
-    return _from_containers(path, data, network)
 
 
 def _from_containers(path: Path, data: object, network: str | None) -> Weights:
@@ -140,16 +148,19 @@ def _from_containers(path: Path, data: object, network: str | None) -> Weights:
         chosen = network or both[0]
         if chosen not in both:
             raise WeightsError(f"{path} holds the {' and the '.join(both)}, not the {chosen}.")
-        return _assemble(data[chosen], Origin(chosen, "full"))
+        return _assemble(_copied(data[chosen]), Origin(chosen, "full"))
     for key in ("state_dict", "model"):
         if isinstance(data.get(key), dict):
-            return _check_network(path, _assemble(data[key], Origin(None, key)), network)
-    return _check_network(path, _assemble(data, Origin(None, "flat")), network)
+            return _check_network(path, _assemble(_copied(data[key]), Origin(None, key)), network)
+    return _check_network(path, _assemble(_copied(data), Origin(None, "flat")), network)
 
 
-def _assemble(state: Mapping[Any, object], origin: Origin) -> Weights:
+def _copied(state: Mapping[Any, object]) -> dict[str, Tensor]:
     # an entry that is no tensor (an epoch, say) makes no part of a network; copies let go of the mapped file
-    tensors = {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+    return {str(name): value.detach().clone() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _assemble(tensors: Mapping[str, Tensor], origin: Origin) -> Weights:
     backbone, head = split_head(tensors)
     mask_token = backbone.pop("masked_embed", None)
     if origin.network is None and origin.container == "state_dict":

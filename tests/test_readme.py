@@ -76,7 +76,7 @@ def test_the_table_of_models_is_the_catalogue() -> None:
     assert list(rows) == catalog.list_models()
     for name, (_, _, network, data, epochs, knn, linear, _, _) in rows.items():
         entry = catalog.info(name)
-        assert network == f"{entry.network} of a {entry.arch}"
+        assert network == (f"{entry.network} of a {entry.arch}" if entry.network else entry.arch)
         assert (data, epochs) == (entry.data, str(entry.epochs or ""))
         assert (knn, linear) == (str(entry.metrics.get("k-NN", "")), str(entry.metrics.get("linear", "")))
 

@@ -72,7 +72,7 @@ def info(name: Annotated[str, typer.Argument(help="A name that `ibot models` lis
         "full, with head": _file(entry, entry.full_file),
         "in the package": _file(entry, entry.embedded),
         "repository": f"{entry.url()} (hf-hub:{entry.repository})" if entry.repository else None,
-        "mean, std": f"{entry.mean}, {entry.std}",
+        "images": f"{entry.resize}, mean {entry.mean}, std {entry.std}",
         "licence": entry.licence,
         "paper": entry.paper,
         "notes": entry.notes,

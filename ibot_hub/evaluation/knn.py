@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.table import Table
 
+KS = (10, 20, 100, 200)  # numbers of neighbours in the paper
 INDEX_CHUNK = 65536  # images of the index, and
 QUERY_CHUNK = 1024  # queries, whose similarities are in memory at a time
 TEMPERATURE = 0.07  # of the votes, in units of the cosine
@@ -34,6 +36,12 @@ class KnnReport:
         rows = tuple(zip(self.ks, self.top1, self.top5, strict=True))
         return Table("k-NN on [CLS], weighted, per cent of the queries (Tables 1, 10, 15)", ("k", "top-1", "top-5"), rows)
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a record keeps."""
+        counts = {"images": self.images, "queries": self.queries, "classes": self.classes}
+        return {"k": self.ks, "top1": self.top1, "top5": self.top5, **counts}
+
 
 def parse_ks(text: str) -> list[int]:
     """Numbers of neighbours with commas between. Raises UsageError."""
@@ -42,13 +50,21 @@ def parse_ks(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
+def ks_up_to(images: int) -> list[int]:
+    """The paper's numbers of neighbours of which there are as many images. Raises UsageError where there is none."""
+    if images < min(KS):
+        advice = f"say --k {max(1, images - 1)} or the like"
+        raise UsageError(f"There are {images} training images, fewer than the smallest k, {min(KS)}; {advice}.")
+    return [k for k in KS if k <= images]
+
+
 @torch.no_grad()
 def knn(
     index: Tensor,
     index_labels: Tensor,
     queries: Tensor,
     query_labels: Tensor,
-    ks: Sequence[int] = (10, 20, 100, 200),
+    ks: Sequence[int] = KS,
     temperature: float = TEMPERATURE,
 ) -> KnnReport:
     """Let the k nearest images of the index vote for the class of each query, as DINO and iBOT do (Tables 1 and 10).
@@ -85,8 +101,9 @@ def knn(
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
         ranks[:, part] = _ranks(similarities[part], labels[part], query_labels[part], ks, temperature, len(classes))
+    ranks = ranks.cpu()
     top1, top5 = (tuple((ranks < best).double().mean(dim=1).mul(100).tolist()) for best in (1, 5))
-    return KnnReport(tuple(ks), top1, top5, (ranks == 0).cpu(), len(index), len(queries), len(classes))
+    return KnnReport(tuple(ks), top1, top5, ranks == 0, len(index), len(queries), len(classes))
 
 
 def _check_rows(features: Tensor, labels: Tensor, name: str) -> None:

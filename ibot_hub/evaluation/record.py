@@ -9,6 +9,7 @@ from typing import Any
 
 from ibot_hub.devices import choose_devices, choose_dtype
 from ibot_hub.errors import StoreError
+from ibot_hub.evaluation.images import Network
 from ibot_hub.evaluation.options import OwnWay
 from ibot_hub.evaluation.table import Table
 from ibot_hub.features.plan import weights_digest
@@ -43,7 +44,21 @@ def record(
     )
 
 
-def model_record(
+def record_of_images(
+    model: Model,
+    network: Network,
+    protocol: str,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    table: Table,
+) -> Record:
+    """The record of one protocol that saw the images themselves through `network`."""
+    dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
+    return model_record(model, protocol, data, {"preprocessing": asdict(network.transform), "dtype": dtype, **settings}, results, table)
+
+
+def record_of_options(
     model: Model,
     options: OwnWay,
     protocol: str,
@@ -52,13 +67,19 @@ def model_record(
     results: Mapping[str, Any],
     table: Table,
 ) -> Record:
-    """The record of one protocol in which the model saw the images itself, in the way that its options say."""
-    card, transform = model.card, model.transform
+    """The record of one protocol in which the model saw the images in the way that its options say; `settings` say what else there is."""
     device = choose_devices(options.device)[0]
     computed = {"device": device.type, "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch.")}
-    seen = {**asdict(options), **computed, "patch": transform.patch, "mean": transform.mean, "std": transform.std}
-    digest = weights_digest(model.backbone)
-    return Record(protocol, card.name, card.arch, card.network, digest, data, {**seen, **settings}, results, table, versions())
+    transform = {"patch": model.transform.patch, "mean": model.transform.mean, "std": model.transform.std}
+    return model_record(model, protocol, data, {**asdict(options), **computed, **transform, **settings}, results, table)
+
+
+def model_record(
+    model: Model, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
+) -> Record:  # fmt: skip
+    """The record of one protocol in which the model saw the images itself, in the way that `settings` say."""
+    card, digest = model.card, weights_digest(model.backbone)
+    return Record(protocol, card.name, card.arch, card.network, digest, data, settings, results, table, versions())
 
 
 def write_record(done: Record, out: Path) -> Path:

@@ -1,6 +1,7 @@
-"""Rows of numbers under column names, as text and as Markdown."""
+"""Rows of numbers under column names, as text, Markdown and HTML."""
 
 from dataclasses import dataclass
+from html import escape
 
 Cell = str | float | int | None  # None where nothing was measured
 
@@ -24,6 +25,14 @@ class Table:
         """The table alone, without its title."""
         lines = [self.columns, ("---",) * len(self.columns), *(tuple(map(written, row)) for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def html(self) -> str:
+        """The table alone, without its title."""
+        head, *body = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line) for tag, line in self._tagged())
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in body)}</tbody></table>"
+
+    def _tagged(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [("th", self.columns), *(("td", tuple(map(written, row))) for row in self.rows)]
 
 
 def written(cell: Cell) -> str:

@@ -13,6 +13,7 @@ from ibot_hub.features.pipeline import Batch, Prepared
 from ibot_hub.features.shards import Failure, Rows
 from ibot_hub.features.store import Manifest
 from ibot_hub.images import ImageTransform
+from ibot_hub.tokens import Tokens
 
 
 def image_features(backbone: Backbone, images: Tensor, manifest: Manifest) -> dict[str, Tensor]:
@@ -24,13 +25,19 @@ def image_features(backbone: Backbone, images: Tensor, manifest: Manifest) -> di
     answers = backbone.last_layers(images, manifest.layers)
     columns = {}
     if manifest.tokens != "patches":
-        parts = [answer.cls for answer in answers] if manifest.pool != "mean" else []
-        if manifest.pool != "cls":
-            parts.append(answers[-1].patches.float().mean(dim=(1, 2)).to(images.dtype))
-        columns["feature"] = torch.cat(parts, dim=-1)
+        columns["feature"] = image_vector(answers, manifest.pool)
     if manifest.tokens != "cls":
         columns["patches"] = torch.cat([answer.patches for answer in answers], dim=-1)
     return columns
+
+
+def image_vector(answers: Sequence[Tokens], pool: str) -> Tensor:
+    """Tokens after the last blocks, oldest first -> the one vector of each image [B, F], as `pool` makes it."""
+    parts = [answer.cls for answer in answers] if pool != "mean" else []
+    if pool != "cls":
+        patches = answers[-1].patches
+        parts.append(patches.float().mean(dim=(1, 2)).to(patches.dtype))
+    return torch.cat(parts, dim=-1)
 
 
 def batch_features(backbone: Backbone, transform: ImageTransform, batch: Batch, manifest: Manifest) -> dict[str, list[Tensor]]:

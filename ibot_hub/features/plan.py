@@ -95,7 +95,7 @@ def _manifest(
     transform = replace(
         model.transform,
         size=options.size or model.transform.size,
-        resize=options.resize,
+        resize=options.resize or model.transform.resize,
         mean=options.mean or model.transform.mean,
         std=options.std or model.transform.std,
     )

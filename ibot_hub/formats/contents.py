@@ -16,7 +16,8 @@ def contents(model: Model, container: str) -> Weights:
     head, mask_token = model.head, model.mask_token
     backbone: Any = model.backbone
     heads = None if isinstance(backbone, Swin) else backbone.blocks[0].attn.num_heads
-    origin = Origin(model.card.network, container, heads, backbone.norm.eps, model.transform.mean, model.transform.std)
+    prepared = model.transform
+    origin = Origin(model.card.network, container, heads, backbone.norm.eps, prepared.mean, prepared.std, prepared.resize)
     return Weights(
         _apart(backbone.state_dict()),
         _apart(head.state_dict()) if head is not None else None,

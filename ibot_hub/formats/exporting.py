@@ -133,9 +133,11 @@ def _equal(mine: torch.Tensor | None, read: torch.Tensor | None) -> bool:
 
 def _facts(model: Model, format: ExportFormat, deviation: float | None) -> Exported:
     transform, package = model.transform, _CHECKED_WITH[format]
+    size = transform.size
+    squashed = transform.resize == "squash"
     images = {
-        "input": f"float32 [B, 3, {transform.size}, {transform.size}], RGB, (value / 255 - mean) / std", "resize_short_side":
-        int(transform.size * 256 / 224), "interpolation": "bicubic, antialiased", "centre_crop": transform.size,
+        "input": f"float32 [B, 3, {size}, {size}], RGB, (value / 255 - mean) / std", "interpolation": "bicubic, antialiased",
+        **({"squash": size} if squashed else {"resize_short_side": int(size * 256 / 224), "centre_crop": size}),
         "mean": transform.mean, "std": transform.std,
     }  # fmt: skip
     return Exported(

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ibot_hub import weights
+from ibot_hub.errors import UsageError
 from ibot_hub.formats.contents import contents
 from ibot_hub.model import Model
 from ibot_hub.naming import to_official
 from ibot_hub.swin import Swin
+from ibot_hub.vit import ViT
 
 
 def write_official(model: Model, folder: Path) -> None:
@@ -19,7 +21,12 @@ def write_official(model: Model, folder: Path) -> None:
     The official scripts read the first with `--checkpoint_key teacher` (or student) and the second with `--checkpoint_key state_dict`;
     the correspondence script opens only the second. A network that is not stated is put under `teacher`, where they look first.
     Optimiser, centres and epoch are not there: a run of the official code cannot go on from these files.
+
+    Raises:
+        UsageError: a ViT with LayerScale.
     """
+    if isinstance(model.backbone, ViT) and model.backbone.layer_scale:
+        raise UsageError("The official scripts build no network with LayerScale, which this model has; take --format timm.")
     content = contents(model, "full")
     network = official_network(model)
     backbone = to_official(content.backbone) | _window_tables(model)

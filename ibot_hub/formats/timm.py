@@ -48,7 +48,7 @@ def timm_config(model: Model) -> dict[str, Any]:
     `model_args` must not hold num_classes, global_pool or in_chans: transformers' `AutoModel` gives them itself.
     """
     backbone, transform = model.backbone, model.transform
-    swin = isinstance(backbone, Swin)
+    swin, squashed = isinstance(backbone, Swin), transform.resize == "squash"
     return {
         "architecture": _architecture(model),
         "num_classes": 0,
@@ -57,9 +57,9 @@ def timm_config(model: Model) -> dict[str, Any]:
         "model_args": _swin_args(backbone) if isinstance(backbone, Swin) else _vit_args(backbone),
         "pretrained_cfg": {
             "tag": "ibot", "custom_load": False, "input_size": [3, transform.size, transform.size], "fixed_input_size": True,
-            "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center", "mean": list(transform.mean),
-            "std": list(transform.std), "num_classes": 0, "pool_size": [7, 7] if swin else None, "first_conv": "patch_embed.proj",
-            "classifier": "head.fc" if swin else "head",
+            "interpolation": "bicubic", "crop_pct": 1.0 if squashed else 0.875, "crop_mode": "squash" if squashed else "center",
+            "mean": list(transform.mean), "std": list(transform.std), "num_classes": 0, "pool_size": [7, 7] if swin else None,
+            "first_conv": "patch_embed.proj", "classifier": "head.fc" if swin else "head",
         },
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def _vit_args(backbone: ViT) -> dict[str, Any]:
         "img_size": backbone.patch_embed.img_size[0], "dynamic_img_size": True, "patch_size": backbone.patch,
         "embed_dim": backbone.embed_dim, "depth": len(backbone.blocks), "num_heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / backbone.embed_dim,
-    }  # fmt: skip
+    } | ({"init_values": 1.0} if backbone.layer_scale else {})  # fmt: skip
 
 
 def _swin_args(backbone: Swin) -> dict[str, Any]:

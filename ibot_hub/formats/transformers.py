@@ -66,6 +66,8 @@ def transformers_deviation(model: Model, folder: Path) -> float:
 
 def _vit_config(backbone: ViT) -> dict[str, Any]:
     block: Any = backbone.blocks[0]
+    if backbone.layer_scale:
+        raise UsageError("transformers' ViTModel has no LayerScale, which this model has; take --format timm.")
     return {
         "model_type": "vit", "architectures": ["ViTModel"], "image_size": backbone.patch_embed.img_size[0],
         "patch_size": backbone.patch, "num_channels": 3, "hidden_size": backbone.embed_dim,
@@ -94,11 +96,12 @@ def _swin_config(backbone: Swin) -> dict[str, Any]:
 
 def _preprocessor_config(model: Model) -> dict[str, Any]:
     """`ViTImageProcessor` would squash the image, which is wrong for iBOT."""
-    transform = model.transform
+    transform, squashed = model.transform, model.transform.resize == "squash"
+    square = {"height": transform.size, "width": transform.size}
     return {
         "image_processor_type": "BitImageProcessor", "do_convert_rgb": True,
-        "do_resize": True, "size": {"shortest_edge": transform.size * 256 // 224}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": transform.size, "width": transform.size},
+        "do_resize": True, "size": square if squashed else {"shortest_edge": transform.size * 256 // 224}, "resample": 3,
+        "do_center_crop": not squashed, "crop_size": square,
         "do_rescale": True, "rescale_factor": 1 / 255,
         "do_normalize": True, "image_mean": list(transform.mean), "image_std": list(transform.std),
     }  # fmt: skip

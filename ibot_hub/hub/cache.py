@@ -140,7 +140,8 @@ def _of_folder(folder: Path) -> Iterator[Cached]:
             left -= {file, record_file(file)}
             network, _, head = file.stem.partition("-")
             state = "verified" if record.verified else "first use"
-            yield Cached(folder.name, (file,), file.stat().st_size, network, bool(head), state, _date(record.modified), False)
+            known = network if network in ("teacher", "student") else None  # else it is what both have in common
+            yield Cached(folder.name, (file,), file.stat().st_size, known, bool(head), state, _date(record.modified), False)
     if left:
         size, newest = sum(file.stat().st_size for file in left), max(file.stat().st_mtime_ns for file in left)
         yield Cached(folder.name, tuple(sorted(left)), size, None, False, "incomplete", _date(newest), False)

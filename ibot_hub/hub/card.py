@@ -1,39 +1,21 @@
 """The model card of a repository: what a model is, who measured what, how three libraries open it, and where they differ."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ibot_hub.catalog import Checkpoint
-from ibot_hub.errors import StoreError
+from ibot_hub.hub.runs import METRICS, RECIPE, STATE, Score
 from ibot_hub.model import Model
 from ibot_hub.swin import Swin
 
-RECIPE, METRICS = "training/recipe.toml", "training/metrics.jsonl"  # of a run; beside the weights they would make their folder a run's
 PAPER = "https://arxiv.org/abs/2111.07832"
 _LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-4.0": "cc-by-4.0", "CC-BY-NC-4.0": "cc-by-nc-4.0", "CC0-1.0": "cc0-1.0"}
 _DATASETS = {"ImageNet-1K": "ILSVRC/imagenet-1k"}  # names that the Hugging Face Hub knows
-_CLUSTERS = {"nmi": "NMI of patterns and classes", "ari": "adjusted Rand index of patterns and classes", "fmi": "Fowlkes-Mallows index"}
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number of a model, and whose it is."""
-
-    metric: str
-    value: float
-    data: str  # what it was measured on
-    measured: bool  # by this package; else published by the authors of the weights
-    source: str  # who says so
-
-    @property
-    def mark(self) -> str:
-        return "measured" if self.measured else "published"
+_FITTED = {"crop": "bicubic, centre crop", "squash": "bicubic, squashed to a square", "keep": "bicubic, whole"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +29,8 @@ class Facts:
     scores: Sequence[Score] = ()
     deviation: float = 0.0  # largest difference of a number in timm's tokens from these
     files: Sequence[str] = ()
+    started_from: str = ""  # of a run: what it went on from
+    steps: int = 0  # of a run: after how many its training state was saved, where that is among the files
 
 
 def scores_of_entry(entry: Checkpoint) -> tuple[Score, ...]:
@@ -54,34 +38,17 @@ def scores_of_entry(entry: Checkpoint) -> tuple[Score, ...]:
     return tuple(Score(f"{name} top-1, %", value, "ImageNet-1K", False, entry.paper) for name, value in entry.metrics.items())
 
 
-def scores_of_run(run: Path) -> tuple[Score, ...]:
-    """The last of each number that a run measured of its teacher, on the images it was trained on.
-
-    Raises StoreError if its metrics.jsonl is damaged.
-    """
-    file = run / Path(METRICS).name
-    if not file.exists():
-        return ()
-    last: dict[str, tuple[float, int]] = {}
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            numbers = json.loads(line)
-            last |= {name: (value, numbers["step"]) for name, value in numbers.items() if isinstance(value, float) and _metric(name)}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StoreError(f"{file} is damaged ({error}); put a copy back, or remove it to publish the model without its numbers.") from error
-    images = "images that the run was trained on"
-    return tuple(Score(_metric(name), value, images, True, f"the run itself, at step {step}") for name, (value, step) in last.items())
-
-
-def _metric(name: str) -> str:
-    """What people call a number of metrics.jsonl; "" for what says nothing of the model."""
-    neighbours = re.fullmatch(r"knn(\d+)", name)
-    return f"k-NN top-1 (k = {neighbours[1]}), %" if neighbours else _CLUSTERS.get(name, "")
-
-
 def write_card(model: Model, facts: Facts) -> str:
     """README.md for the Hugging Face Hub: front matter, then the card."""
-    sections = [_head(model, facts), _use(model, facts), _exactness(model, facts), _numbers(facts), _files(facts), _paper(facts)]
+    sections = [
+        _head(model, facts),
+        _use(model, facts),
+        _exactness(model, facts),
+        _numbers(facts),
+        _training(facts),
+        _files(facts),
+        _paper(facts),
+    ]
     return f"---\n{_front_matter(model, facts)}\n---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -128,8 +95,9 @@ def _head(model: Model, facts: Facts) -> str:
         "weights": f"those that ibot-hub calls `{entry.name}`" + (f"; {recorded}" if card.verified is not None else "") if entry else "",
         "data": facts.data or "not stated",
         "epochs": str(entry.epochs or "") if entry else f"see {RECIPE}" if RECIPE in facts.files else "",
-        "images": f"mean {_triple(prepared.mean)}, std {_triple(prepared.std)} of red, green and blue in 0..1; bicubic",
+        "images": f"{_FITTED[prepared.resize]}; mean {_triple(prepared.mean)}, std {_triple(prepared.std)} of red, green, blue in 0..1",
         "licence": facts.licence or "not stated; ask the owner of this repository before you use it",
+        "started from": facts.started_from,
         "notes": entry.notes if entry else "",
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
@@ -209,6 +177,22 @@ def _numbers(facts: Facts) -> str:
     return "## Numbers\n\n" + "\n".join([*header, *rows]) + note
 
 
+def _training(facts: Facts) -> str:
+    if STATE[0] not in facts.files:
+        return ""
+    return f"""## Training goes on
+
+The whole state after step {facts.steps} is here: student, teacher, heads, centres and optimiser. With `pip install 'ibot-hub[train]'`
+
+```console
+ibot train --from hf-hub:{facts.repo_id} --data IMAGES --out RUN
+ibot train --from hf-hub:{facts.repo_id} --data IMAGES --out RUN --set optimiser.epochs=10
+```
+
+starts a run of one's own from it. By the same recipe on the same images it goes on after that step as if it had never stopped; on other
+images, or by another recipe for the same network (its name or file before `--from`, or `--set`), its steps and schedules begin at 0."""
+
+
 def _files(facts: Facts) -> str:
     meanings = {
         "config.json": "the architecture, for timm and transformers",
@@ -217,6 +201,8 @@ def _files(facts: Facts) -> str:
         "answers.safetensors": "what the model answers to one fixed picture; `ibot verify` asks it again",
         RECIPE: "every number of the run (`ibot train recipe.toml` runs it again)",
         METRICS: "what the run measured, step by step",
+        STATE[0]: "student, teacher, their heads, centres and optimiser, from which training goes on; no other library needs it",
+        STATE[1]: "the digest of that, and after how many steps it was saved",
     }
     return "## Files\n\n" + "\n".join(f"- `{name}`: {meanings[name]}" for name in facts.files if name in meanings)
 

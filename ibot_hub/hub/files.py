@@ -2,7 +2,10 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -38,8 +41,7 @@ def fetch(checkpoint: Checkpoint, *, network: str | None = None, head: bool | No
     if checkpoint.repository:
         return fetch_repository(checkpoint.repository, checkpoint.revision)
     network = network or checkpoint.network
-    folder = model_folder(checkpoint.name)
-    try:
+    with told(checkpoint):
         found = cached_file(checkpoint, network=network, head=head)
         if found:
             return found
@@ -47,14 +49,32 @@ def fetch(checkpoint: Checkpoint, *, network: str | None = None, head: bool | No
         if file is None:
             what = f"the {network or 'teacher'}{' with its head' if head else ''}"
             raise DownloadError(f"No file published for {checkpoint.name} holds {what}; ask for less, or load a file of your own.")
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            # another process may have fetched it while this one waited
-            return cached_file(checkpoint, network=network, head=head) or _obtain(checkpoint, file, network, head, folder)
+        with locked(checkpoint):
+            found = cached_file(checkpoint, network=network, head=head)  # another process may have fetched it while this one waited
+            if found:
+                return found
+            with published(checkpoint, file, head) as (original, url):
+                return convert(checkpoint, original, url, file, network, head)
+
+
+@contextmanager
+def told(checkpoint: Checkpoint) -> Iterator[None]:
+    """What the disk refuses, as one sentence."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise DownloadError(
             f"{checkpoint.name} cannot be put into the cache: {error}; make room in {cache_folder()}, or set IBOT_HUB_CACHE."
         ) from error
+
+
+@contextmanager
+def locked(checkpoint: Checkpoint) -> Iterator[None]:
+    """Held by the one process that fetches this model."""
+    folder = model_folder(checkpoint.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
 
 
 def locate(checkpoint: Checkpoint, *, network: str | None = None, head: bool | None = None) -> Path:
@@ -110,25 +130,29 @@ def _recorded_file(checkpoint: Checkpoint, network: str | None, head: bool | Non
     return None
 
 
-def _obtain(checkpoint: Checkpoint, file: str, network: str | None, head: bool | None, folder: Path) -> Path:
-    """Download, check, convert; the original goes once it is converted, or found to be of no use. A folder's files stay as they are."""
+@contextmanager
+def published(checkpoint: Checkpoint, file: str, head: bool | None) -> Iterator[tuple[Path, str]]:
+    """A published file and where it is from: downloaded, or where it lies if the mirror is a folder.
+
+    What was downloaded goes once it is converted, or found to be of no use. A folder's files stay as they are.
+    """
     source = _source(checkpoint, file)
     if isinstance(source, Path):
-        return _convert(checkpoint, source, str(source), file, network, head, folder)
+        yield source, str(source)
+        return
     if offline():
         raise DownloadError(
             f"{checkpoint.name} is not in the cache {cache_folder()} and HF_HUB_OFFLINE is set; unset it once, "
             f"or copy {file} to <folder>/{checkpoint.folder}/ and set IBOT_HUB_MIRROR to that folder."
         )
-    original = folder / file
+    original = model_folder(checkpoint.name) / file
     download(source, original, _announcement(checkpoint, file, head, source), checkpoint.sizes.get(file))
     try:
-        path = _convert(checkpoint, original, source, file, network, head, folder)
+        yield original, source
     except (DownloadError, WeightsError):
         original.unlink()
         raise
     original.unlink()
-    return path
 
 
 def _source(checkpoint: Checkpoint, file: str) -> str | Path:
@@ -162,11 +186,9 @@ def _announcement(checkpoint: Checkpoint, file: str, head: bool | None, url: str
     return f"{checkpoint.name}: downloading the full checkpoint, because only it holds {holds}: {{size}} from {url}{alone}"
 
 
-def _convert(
-    checkpoint: Checkpoint, original: Path, url: str, file: str, network: str | None, head: bool | None, folder: Path
-) -> Path:  # fmt: skip
+def convert(checkpoint: Checkpoint, original: Path, url: str, file: str, network: str | None, head: bool | None) -> Path:
     """Check `original` before anything opens it, then keep what was asked for as one safetensors file with its record."""
-    digest, verified = _check_digest(checkpoint, original, file)
+    digest, verified = check_digest(checkpoint, original, file)
     if file == checkpoint.backbone_file:
         content = weights.read(original, None, head)
         if content.origin.container == "full":  # a mirror may hold the full file under this name
@@ -180,20 +202,26 @@ def _convert(
     backbone = build_backbone(content, original)
     check_entry(checkpoint, backbone, build_head(content, backbone, original), original)
     stem = (network or "teacher") + ("-head" if content.head else "")
-    path, temporary = folder / f"{stem}.safetensors", folder / f".{stem}.safetensors.tmp"
-    weights.save(content, temporary)  # leaves nothing where it fails
+    path = model_folder(checkpoint.name) / f"{stem}.safetensors"
+    if not verified:
+        _remember_digest(checkpoint.name, file, digest)
+    keep(path, partial(weights.save, content), url, digest, verified)
+    return path
+
+
+def keep(path: Path, write: Callable[[Path], None], url: str, digest: str, verified: bool) -> None:
+    """A new file of the cache with its record, whole or not there at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)  # leaves nothing where it fails
     with temporary.open("rb") as written:
         os.fsync(written.fileno())
     status = temporary.stat()
     record = Record(url, digest, verified, sha256(temporary), status.st_size, status.st_mtime_ns, table_sha256(temporary))
-    if not verified:
-        _remember_digest(checkpoint.name, file, digest)
     write_json(record_file(path), asdict(record))  # first: a file without its record does not count as cached
     temporary.replace(path)
-    return path
 
 
-def _check_digest(checkpoint: Checkpoint, original: Path, file: str) -> tuple[str, bool]:
+def check_digest(checkpoint: Checkpoint, original: Path, file: str) -> tuple[str, bool]:
     """The digest of `original`, and whether the catalogue vouches for it."""
     digest, published = sha256(original), checkpoint.sha256.get(file)
     expected, whence = published, "the catalogue"

@@ -15,19 +15,28 @@ from ibot_hub.catalog import Checkpoint, info, list_models
 from ibot_hub.errors import PublishError, UsageError
 from ibot_hub.formats.timm import timm_deviation, write_timm
 from ibot_hub.hub.answers import save_answers
-from ibot_hub.hub.card import METRICS, RECIPE, Facts, scores_of_entry, scores_of_run, write_card
+from ibot_hub.hub.card import Facts, scores_of_entry, write_card
 from ibot_hub.hub.download import megabytes
+from ibot_hub.hub.runs import METRICS, RECIPE, STATE, scores_of_run, started_from, steps_of
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from ibot_hub.options import PushOptions
 from ibot_hub.origin import ANSWERS, EXTRAS
 
 CARD = "README.md"
-# all that a push may write; one of these that a later push has not is removed, so that no head outlives its backbone
-OWN = ("config.json", "model.safetensors", EXTRAS, ANSWERS, RECIPE, METRICS, CARD)
+# all that a push may write; one of these that a later push has not is removed, so that no head or state outlives its backbone
+OWN = ("config.json", "model.safetensors", EXTRAS, ANSWERS, RECIPE, METRICS, *STATE, CARD)
 
 
-def push(model: Model, repo_id: str, options: PushOptions | None = None, *, run: Path | None = None, **changes: object) -> str:
+def push(
+    model: Model,
+    repo_id: str,
+    options: PushOptions | None = None,
+    *,
+    run: Path | None = None,
+    state: Path | None = None,
+    **changes: object,
+) -> str:
     """Publish `model` as "organisation/name" on the Hugging Face Hub (or where HF_ENDPOINT says), and answer its address.
 
     All files go in one commit, which names its parent: what fails leaves the repository as it was, though one that was made for it may
@@ -36,6 +45,8 @@ def push(model: Model, repo_id: str, options: PushOptions | None = None, *, run:
     Args:
         options: default `PushOptions()`; `changes` are fields of it, such as private=True or dry_run=True, which only lists the files.
         run: the folder of the run that made the model, whose recipe and numbers are published too.
+        state: a checkpoint of that run (RUN/checkpoints/step-...): state.safetensors and state.json go too, as they are, and others
+            go on from there with `ibot train --from`. A later push without it takes them away.
 
     Raises:
         UsageError: the name is none, or the model cannot be said in timm's layout.
@@ -45,7 +56,7 @@ def push(model: Model, repo_id: str, options: PushOptions | None = None, *, run:
     check_name(repo_id)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_repository(model, repo_id, folder, run, options)
+        write_repository(model, repo_id, folder, run, options, state)
         files = [file for file in OWN if (folder / file).exists()]
         for file in files:
             print(f"{file}: {megabytes((folder / file).stat().st_size)}", file=sys.stderr)
@@ -67,7 +78,9 @@ def check_name(repo_id: str) -> None:
         )
 
 
-def write_repository(model: Model, repo_id: str, folder: Path, run: Path | None, options: PushOptions) -> None:
+def write_repository(
+    model: Model, repo_id: str, folder: Path, run: Path | None, options: PushOptions, state: Path | None = None
+) -> None:  # fmt: skip
     """All the files of the repository into an empty folder; nothing is sent."""
     write_timm(model, folder)
     save_answers(model, folder / ANSWERS)
@@ -76,6 +89,9 @@ def write_repository(model: Model, repo_id: str, folder: Path, run: Path | None,
         if source and source.exists():
             (folder / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, folder / file)
+    steps = steps_of(state) if state else 0
+    if state:
+        _copy_state(state, folder, repo_id)
     entry = published_as(model)
     facts = Facts(
         repo_id=repo_id,
@@ -85,8 +101,23 @@ def write_repository(model: Model, repo_id: str, folder: Path, run: Path | None,
         scores=(*(scores_of_entry(entry) if entry else ()), *(scores_of_run(run) if run else ())),
         deviation=timm_deviation(model, folder),
         files=[file for file in OWN if (folder / file).exists()],
+        started_from=started_from(run) if run else "",
+        steps=steps,
     )
     (folder / CARD).write_text(write_card(model, facts), encoding="utf-8")
+
+
+def _copy_state(state: Path, folder: Path, repo_id: str) -> None:
+    """A copy, for a run that goes on meanwhile removes its older checkpoints."""
+    try:
+        for file in STATE:
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(state / Path(file).name, folder / file)
+    except OSError as error:
+        raise PublishError(
+            f"{repo_id} was not published: {state} cannot be copied to {folder} ({error.strerror or error}); "
+            "make room there or set TMPDIR, or push again if the run has removed it meanwhile."
+        ) from error
 
 
 def published_as(model: Model) -> Checkpoint | None:

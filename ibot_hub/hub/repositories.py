@@ -17,6 +17,7 @@ from ibot_hub.errors import DownloadError
 from ibot_hub.hub.download import megabytes, offline
 from ibot_hub.hub.places import cache_folder, repository_folder
 from ibot_hub.hub.record import Record, check_unchanged, read_record, record_file, sha256, table_sha256, write_json
+from ibot_hub.hub.runs import RECIPE, STATE
 from ibot_hub.origin import ANSWERS, EXTRAS
 
 PREFIX = "hf-hub:"  # of a name that is a repository
@@ -58,6 +59,43 @@ def fetch_repository(repo_id: str, revision: str | None = None) -> Path:
     return folder
 
 
+def fetch_state(repo_id: str, revision: str | None = None) -> Path:
+    """As `fetch_repository`, with the training state that `ibot push --with-training-state` puts beside the model, in training/.
+
+    Raises:
+        DownloadError: as there, or the repository has no training state.
+    """
+    name, folder = _full_name(repo_id, revision), fetch_repository(repo_id, revision)
+    if not all((folder / file).exists() for file in STATE):
+        if offline():
+            raise DownloadError(
+                f"The training state of {name} is not in the cache of Hugging Face, and HF_HUB_OFFLINE is set; unset it once."
+            )
+        with _told(repo_id, revision):
+            _fetch_state_files(repo_id, folder.name, name)
+    try:
+        _check_repository(repo_id, folder / STATE[0])
+    except OSError as error:
+        raise _unrecorded(name, error) from error
+    return folder
+
+
+def _fetch_state_files(repo_id: str, commit: str, name: str) -> None:
+    there = huggingface_hub.HfApi().list_repo_files(repo_id, revision=commit)
+    if not {*STATE} <= {*there}:
+        raise DownloadError(
+            f"hf-hub:{name} has no training state, only {', '.join(file for file in there if not file.startswith('.'))}; its owner adds it "
+            f"by `ibot push RUN {repo_id} --with-training-state`, and the model alone starts a run where `ibot train --from` is given the "
+            f"folder that `ibot download hf-hub:{name}` prints."
+        )
+    address = huggingface_hub.hf_hub_url(repo_id, STATE[0], revision=commit)
+    size = huggingface_hub.get_hf_file_metadata(address).size or 0
+    with lock_repository(repo_id):
+        if not _cached(repo_id, STATE[0], commit):  # by another process, while this one waited
+            print(f"{name}: downloading the training state, {megabytes(size)} from {address}", file=sys.stderr)
+        huggingface_hub.snapshot_download(repo_id, revision=commit, allow_patterns=[RECIPE, *STATE])
+
+
 def locate_repository(repo_id: str, revision: str | None = None) -> Path:
     """What `fetch_repository` answers where nothing has to be fetched; it opens no connection and checks nothing.
 
@@ -74,7 +112,11 @@ def locate_repository(repo_id: str, revision: str | None = None) -> Path:
 
 def cached_weights(repo_id: str, revision: str | None) -> Path | None:
     """Where Hugging Face's cache has the model.safetensors of that revision, if it has; opens no connection."""
-    found = huggingface_hub.try_to_load_from_cache(repo_id, WEIGHTS, revision=revision)
+    return _cached(repo_id, WEIGHTS, revision)
+
+
+def _cached(repo_id: str, file: str, revision: str | None) -> Path | None:
+    found = huggingface_hub.try_to_load_from_cache(repo_id, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -162,8 +204,14 @@ def _told(repo_id: str, revision: str | None) -> Iterator[None]:
         raise DownloadError(f"{name} cannot be put into the cache of Hugging Face: {error}; make room, or set HF_HOME.") from error
 
 
+def _commit_of(file: Path) -> Path:
+    """The folder of the commit that a file in Hugging Face's cache belongs to."""
+    return next((folder for folder in file.parents if folder.parent.name == "snapshots"), file.parent)
+
+
 def _known_as(repo_id: str, file: Path) -> Path:
-    return repository_folder(repo_id) / file.parent.name / file.name
+    commit = _commit_of(file)
+    return repository_folder(repo_id) / commit.name / file.relative_to(commit)
 
 
 def _check_repository(repo_id: str, file: Path) -> None:
@@ -177,7 +225,7 @@ def _check_repository(repo_id: str, file: Path) -> None:
         for link in (file.resolve(), file.parent / file.readlink(), file):
             link.unlink(missing_ok=True)
         raise DownloadError(f"hf-hub:{repo_id}: {file.name} arrived with the sha256 {digest}, not {told}; it is removed, try again.")
-    commit, known_as = file.parent.name, _known_as(repo_id, file)
+    commit, known_as = _commit_of(file).name, _known_as(repo_id, file)
     record = Record(f"hf-hub:{repo_id}@{commit}", digest, False, digest, status.st_size, status.st_mtime_ns, table_sha256(file))
     known_as.parent.mkdir(parents=True, exist_ok=True)
     write_json(record_file(known_as), asdict(record))

@@ -64,7 +64,8 @@ def find_patterns(
     head = _needed_head(model)
     device = choose_devices(options.device)[0]
     dtype = choose_dtype(options.dtype, device)
-    transform = replace(model.transform, size=options.size or model.transform.size, resize=options.resize)
+    own = model.transform
+    transform = replace(own, size=options.size or own.size, resize=options.resize or own.resize)
     walk = _Walk(placed(model.backbone, device, dtype), transform, options, device)
     assign = assigner(placed(head, device, dtype), options.of)
     with TemporaryDirectory(prefix="ibot-patterns-") as folder:

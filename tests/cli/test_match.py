@@ -85,7 +85,7 @@ def test_mistakes_are_told_before_a_model_is_fetched(ibot: Ibot, photos: Path, t
         (("--views", one, one), 2, "leave FIRST and SECOND out"),
         ((one, one, "--count", "0"), 2, "greater than or equal to 1"),
         ((one, tmp_path / "missing.jpg"), 1, "missing.jpg: no such file"),
-        ((one, photos / "../CREDITS.tsv"), 1, "CREDITS.tsv: not an image"),
+        ((one, photos / "../CREDITS.tsv"), 1, "CREDITS.tsv: no image"),
         ((one, one, "-o", tmp_path / "m.txt"), 2, "m.txt names no format of pictures"),
     ):
         found, stdout, stderr = ibot("match", *wrong, "--model", "vit_nope")

@@ -38,3 +38,20 @@ def test_a_run_is_pushed_with_its_recipe(
     shutil.rmtree(run)
     code, stdout, stderr = ibot("push", run, "micro")
     assert (code, stdout, "is no name of a repository" in stderr) == (2, "", True)
+
+
+def test_a_training_state_goes_only_where_there_is_one(ibot: Ibot, hub_here: HubServer, golden: Path, tmp_path: Path) -> None:
+    """Before a model is fetched or anything is sent."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for model in ("vit_b16", golden / "vit_micro_checkpoint.pth", run):
+        code, stdout, stderr = ibot("push", model, "org/micro", "--with-training-state")
+        assert (code, stdout) == (2, "")
+        assert stderr == (
+            f"ibot: {model} is no run's folder, and only a run has a training state; name the folder that `ibot train` wrote (--out).\n"
+        )
+    (run / "recipe.toml").write_text("")
+    code, stdout, stderr = ibot("push", run, "org/micro", "--with-training-state")
+    assert (code, stdout) == (1, "")
+    assert f"ibot: The run in {run} has no checkpoint yet" in stderr
+    assert hub_here.requests == []

@@ -18,7 +18,8 @@ from PIL import Image
 
 import ibot_hub
 from ibot_cli.main import main
-from ibot_training.checkpoint import latest, locked
+from ibot_training.checkpoint import latest, load, locked
+from tests.hub_server import OWNER, HubServer
 
 Ibot = Callable[..., tuple[int, str, str]]
 
@@ -98,6 +99,9 @@ def test_a_mistake_is_one_sentence(ibot: Ibot, pictures: Path, tmp_path: Path) -
     base = ("train", "smoke", *CPU, "--out", out, "--data")
     for command, code, said in (
         (("train",), 2, "`ibot train --list` lists them"),
+        (("train", "--from", "tiny"), 2, "--data"),
+        (("train", "--from", "tiny", "--data", pictures), 2, "tiny comes without a recipe; name one"),
+        (("train", "--from", "hf-hub:a/b/c", "--data", pictures), 1, "'a/b/c' is no name of a repository"),
         (("train", "smoke"), 2, "--data"),
         (("train", "smok", "--show"), 2, "did you mean smoke"),
         (("train", words, "--data", pictures), 2, "a recipe has no optimiser.epoches; did you mean optimiser.epochs?"),
@@ -127,6 +131,40 @@ def test_a_run_goes_on_with_what_it_began_with(ibot: Ibot, pictures: Path, photo
         assert_told(ibot(*base, "--data", pictures), 1, "is being written by another run; wait for its end, or choose another --out.")
     code, _, stderr = ibot("train", out / "recipe.toml", "--data", pictures, "--out", out, "--device", "cpu")
     assert code == 0, stderr
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # huggingface_hub 2.4 sends large files in a way that its own httpx2 finds outdated
+def test_a_run_is_pushed_and_others_go_on_from_it(
+    ibot: Ibot, hub_here: HubServer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a recipe its own is taken; in the words of its card."""
+    monkeypatch.setenv("HF_TOKEN", OWNER)
+    run = tmp_path / "run"
+    assert ibot("train", "smoke", *CPU, "--set", "optimiser.epochs=2", "--data", pictures, "--out", run)[0] == 0
+    code, stdout, stderr = ibot("push", run, "org/run", "--with-training-state")
+    assert (code, stdout) == (0, f"{hub_here.url}/org/run\n"), stderr
+    assert "training/state.safetensors: " in stderr
+    (title,) = [commit.title for commit in hub_here.repositories["org/run"].commits[1:]]
+    assert title == "Published with ibot-hub"
+    words = ("train", "--from", "hf-hub:org/run", "--data", pictures, "--device", "cpu", "--out", tmp_path / "mine")
+    assert_told(ibot(*words), 1, "hf-hub:org/run was trained to its end, step 2 of 2")
+    code, stdout, stderr = ibot(*words, "--set", "optimiser.epochs=3")
+    assert (code, stdout) == (0, ""), stderr
+    assert "after step 2; the steps begin at 0, because optimiser.epochs is 3 and was 2" in stderr
+    assert "3 steps, loss" in stderr
+    code, _, stderr = ibot(*words)  # by the recipe of the run that is there
+    assert (code, "3 steps, was finished before" in stderr) == (0, True)
+    code, stdout, _ = ibot("train", "--from", "hf-hub:org/run", "--show", "--out", tmp_path / "new")
+    assert (code, "epochs = 2 " in stdout, (tmp_path / "new").exists()) == (0, True, False)
+    assert_told(ibot("train", "vit_s16", *words[1:-1], tmp_path / "new"), 1, "hf-hub:org/run has network.image_size=64, ")
+    assert ibot("push", run, "org/run")[0] == 0
+    assert_told(ibot(*words[:-1], tmp_path / "new"), 1, "hf-hub:org/run has no training state, only config.json, ")
+    # the model alone, which has no recipe beside it
+    folder = ibot("download", "hf-hub:org/run")[1].strip()
+    words = ("train", "--from", folder, "--data", pictures, "--device", "cpu", "--out", tmp_path / "new")
+    assert_told(ibot(*words), 2, f"{folder} comes without a recipe; name one for its network: `ibot train --list` lists them.")
+    code, _, stderr = ibot("train", "smoke", *words[1:], "--set", "optimiser.epochs=1")
+    assert (code, "the teacher alone, so student and teacher both begin as it" in stderr) == (0, True)
 
 
 def test_numbers_that_explode_stop_the_run(ibot: Ibot, pictures: Path, tmp_path: Path) -> None:
@@ -223,6 +261,20 @@ def test_torchrun_trains_with_two_processes(pictures: Path, tmp_path: Path) -> N
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
     assert "3 steps, loss" in stderr
     assert ibot_hub.load(out).head is not None
+
+
+@pytest.mark.long
+def test_torchrun_goes_on_from_another_run(ibot: Ibot, pictures: Path, tmp_path: Path) -> None:
+    first, out = tmp_path / "first", tmp_path / "run"
+    assert ibot("train", "smoke", *CPU, "--set", "optimiser.epochs=2", "--data", pictures, "--out", first)[0] == 0
+    process = torchrun("train", "--from", first, "--device", "cpu", "--set", "optimiser.epochs=3", "--data", pictures, "--out", out)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    path = latest(out, pytest.fail)
+    assert path
+    assert load(path).step == 3
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert stderr.count("after step 2; the steps begin at 0, because optimiser.epochs is 3 and was 2") == 1
 
 
 @pytest.mark.long

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ibot_hub import weights
 from ibot_hub.attention import cls_attention
 from ibot_hub.backbones import Backbone, arch_name, build_backbone, build_head
 from ibot_hub.errors import WeightsError
+from ibot_hub.origin import Origin
 from ibot_hub.tokens import Tokens
 
 VIT = ("vit_micro_checkpoint.pth", "vit_micro_outputs.safetensors", ("224x224", "96x96", "160x224"))
@@ -119,6 +121,7 @@ def test_architecture_is_read_off_the_tensors(golden: Path, checkpoint: str, nam
         (lambda tensors: tensors.pop("patch_embed.proj.weight"), "architecture cannot be read off"),
         (lambda tensors: tensors.update({"pos_embed": torch.ones(1, 151, 128)}), "150 patches is not square"),
         (lambda tensors: tensors.pop("pos_embed"), "neither a ViT"),
+        (lambda tensors: tensors.update({"pos_embed": torch.ones(1, 197, 120)}), "a width of 120 is no multiple of 64"),
     ],
 )
 def test_every_difference_is_named(golden: Path, damage, said: str) -> None:  # type: ignore[no-untyped-def]
@@ -130,6 +133,41 @@ def test_every_difference_is_named(golden: Path, damage, said: str) -> None:  # 
         build_backbone(weights.Weights(backbone, None, None, tensors.origin), path)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@torch.no_grad()
+def test_layer_scale_is_read_off_the_names(golden: Path) -> None:
+    tensors = weights.read(golden / VIT[0])
+    generator = torch.Generator().manual_seed(0)
+    scales = {f"blocks.{block}.ls{branch}.gamma": torch.rand(128, generator=generator) for block in (0, 1) for branch in (1, 2)}
+    state = {**tensors.backbone, **scales}
+    ours = build_backbone(weights.Weights(state, None, None, tensors.origin), golden / VIT[0]).eval()
+    theirs = VisionTransformer(embed_dim=128, depth=2, num_heads=2, init_values=1.0, num_classes=0).eval()
+    theirs.load_state_dict(state)
+    images = torch.randn(1, 3, 224, 224, generator=generator)
+    assert difference(flat(ours(images)), theirs.forward_features(images)) == 0
+    for name, said in (("blocks.1.ls2.gamma", r"1 missing \(blocks.1.ls2.gamma\)"), ("blocks.0.ls1.gamma", "3 left over")):
+        odd = {key: tensor for key, tensor in state.items() if key != name}
+        with pytest.raises(WeightsError, match=said):
+            build_backbone(weights.Weights(odd, None, None, tensors.origin), golden / VIT[0])
+
+
+def test_attention_heads_are_not_guessed_where_nobody_has_such_a_width(golden: Path) -> None:
+    """A ViT-H is 1280 wide and has 16 heads of 80; 64 would make it 20."""
+    huge = {name: torch.empty(1) for name in ("cls_token",)} | {
+        "pos_embed": torch.empty(1, 1 + 16 * 16, 1280),
+        "patch_embed.proj.weight": torch.empty(1280, 3, 14, 14),
+        "blocks.0.mlp.fc1.weight": torch.empty(5120, 1280),
+    }
+    with pytest.raises(WeightsError, match="a width of 1280 is more than any ViT of iBOT or DINO has, so the number of attention heads"):
+        build_backbone(weights.Weights(huge, None, None, Origin()), golden)
+
+
+def test_registers_are_refused(golden: Path) -> None:
+    tensors = weights.read(golden / VIT[0])
+    odd = {**tensors.backbone, "reg_token": torch.ones(1, 4, 128)}
+    with pytest.raises(WeightsError, match="is a ViT with register tokens, which ibot-hub does not compute; take the one without them"):
+        build_backbone(weights.Weights(odd, None, None, tensors.origin), golden / VIT[0])
 
 
 def test_a_head_for_another_backbone_is_refused(golden: Path) -> None:

@@ -79,10 +79,16 @@ def test_models_of_the_hub_and_models_to_be_had_by_hand() -> None:
     fundus = info("visionfm_fundus")
     assert fundus.url() is None
     assert fundus.file_for("teacher", head=False) == "checkpoint.pth"
+    assert {name for name in list_models() if info(name).resize == "squash"} == {"phikon", "phikon_timm", *list_models("visionfm_*")}
     assert (fundus.mean, fundus.std) == ((0.4237, 0.2609, 0.1284), (0.2948, 0.2017, 0.1367))
 
 
-def test_the_baselines_are_dino_s() -> None:
+def test_the_baselines_are_of_dino_and_of_dinov2() -> None:
+    for name, repository in (
+        ("dinov2_vit_s14", "timm/vit_small_patch14_dinov2.lvd142m"),
+        ("dinov2_vit_b14", "timm/vit_base_patch14_dinov2.lvd142m"),
+    ):
+        assert (info(name).repository, info(name).network) == (repository, None)
     entry = info("dino_vit_s8")
     assert entry.file_for(None, head=False) == "dino_deitsmall8_pretrain.pth"
     assert entry.url(entry.full_file) == (

@@ -180,5 +180,5 @@ def test_what_cannot_be_is_refused(blind_to_place: Model, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="similarity is 'angle'; it must be one of dot, cosine"):
         partner_map(blind_to_place, tiles(8, 8), tiles(8, 8), similarity="angle")  # type: ignore[arg-type]
     (tmp_path / "words.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match=r"words\.jpg: not an image"):
+    with pytest.raises(ImageError, match=r"words\.jpg: no image"):
         match(blind_to_place, tiles(8, 8), tmp_path / "words.jpg")

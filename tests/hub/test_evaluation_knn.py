@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation import knn as module
-from ibot_hub.evaluation.knn import knn
+from ibot_hub.evaluation.knn import knn, ks_up_to
 
 Array = npt.NDArray[Any]
 
@@ -97,6 +97,12 @@ def test_labels_are_any_whole_numbers_of_any_type() -> None:
     expected = knn(index, labels, queries, truth, (10,))
     assert torch.equal(knn(index, names[labels], queries, names[truth], (10,)).correct, expected.correct)
     assert torch.equal(knn(index, labels.int(), queries, truth.short(), (10,)).correct, expected.correct)
+
+
+def test_of_the_papers_numbers_those_that_fit() -> None:
+    assert [ks_up_to(images) for images in (10, 199, 200, 10**6)] == [[10], [10, 20, 100], [10, 20, 100, 200], [10, 20, 100, 200]]
+    with pytest.raises(UsageError, match="There are 9 training images, fewer than the smallest k, 10; say --k 8 or the like"):
+        ks_up_to(9)
 
 
 @pytest.mark.parametrize("count", [1, 7, 250])

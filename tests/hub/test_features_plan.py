@@ -1,5 +1,6 @@
 """Plans: what is written down of a run, and what stands when it is planned again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def test_the_transform_comes_back(golden: Path, photos: Path, tmp_path: Path) ->
     manifest = planned(golden, photos, tmp_path / "out", size=96, resize="squash", mean=(0.1, 0.2, 0.3))
     transform = transform_of(Manifest.from_json(manifest.to_json()))
     assert (transform.size, transform.resize, transform.mean) == (96, "squash", (0.1, 0.2, 0.3))
+
+
+def test_the_model_knows_how_its_images_are_fitted(golden: Path, photos: Path, tmp_path: Path) -> None:
+    model = load(golden / "vit_micro_checkpoint.pth")
+    model.transform = replace(model.transform, resize="squash")
+    for asked, found in ((None, "squash"), ("crop", "crop")):
+        options = ExtractOptions(resize=asked)
+        manifest = plan_extraction(model, str(photos), tmp_path / found, options, torch.device("cpu"), None)[0]
+        assert manifest.preprocessing["resize"] == found
 
 
 def test_the_digest_is_of_the_tensors_not_of_the_container(golden: Path, tmp_path: Path) -> None:

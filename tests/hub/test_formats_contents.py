@@ -22,7 +22,7 @@ def test_what_was_read_comes_back(golden: Path, file: str, network: str) -> None
     assert (ours.mask_token is None) == (network == "teacher")
     assert ours.mask_token is None or torch.equal(ours.mask_token, read.mask_token)  # type: ignore[arg-type]
     heads = 2 if file.startswith("vit") else None
-    assert ours.origin == Origin(network, "timm", heads, 1e-6, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert ours.origin == Origin(network, "timm", heads, 1e-6, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "crop")
 
 
 def test_dtype_and_preparation_are_the_models_own(golden: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def test_it_says_what_it_holds(model: Model, golden: Path, tmp_path: Path) -> No
     assert 0 < swin.deviation < 1e-3
     assert "without its projection head" in swin.notes[0]
     assert "eps of 1e-5 that timm fixes" in swin.notes[1]
+    model.transform = replace(model.transform, resize="squash")
     official = read_exported(export(model, tmp_path / "official", "official"))
+    assert (official.images["squash"], "centre_crop" in official.images) == (224, False)
     assert official.deviation is None
     assert "not go on training" in official.notes[0]
 

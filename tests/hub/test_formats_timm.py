@@ -13,8 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from ibot_hub.errors import UsageError, WeightsError
+from ibot_hub.formats.official import write_official
 from ibot_hub.formats.timm import timm_config, timm_deviation, write_timm
+from ibot_hub.formats.transformers import write_transformers
+from ibot_hub.images import ImageTransform
 from ibot_hub.loading import load
+from ibot_hub.model import Card, Model
+from ibot_hub.vit import ViT
 
 SWINS = ["swin_micro_w7_checkpoint.pth", "swin_micro_w14_checkpoint_teacher.pth"]
 
@@ -116,6 +121,28 @@ def test_architectures(golden: Path, arch: str, architecture: str) -> None:
     model.card = replace(model.card, arch=arch)
     assert timm_config(model)["architecture"] == architecture
     assert timm_config(load(golden / SWINS[1]))["architecture"] == "swin_tiny_patch4_window7_224"
+
+
+@torch.no_grad()
+def test_layer_scale_and_squashing_are_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = ViT(img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=1, layer_scale=True).eval()
+    for name, parameter in backbone.named_parameters():
+        if "gamma" in name:
+            parameter.uniform_(0.5, 2)
+    model = Model(backbone, None, None, ImageTransform(64, "squash"), Card("mine", "ViT-64x2/16", None))
+    twin = timm.create_model(f"local-dir:{written(model, tmp_path)}", pretrained=True).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(twin.forward_features(images)[:, 1:], backbone(images).patches.flatten(1, 2))
+    (squash, *_) = timm.data.create_transform(**timm.data.resolve_model_data_config(twin), is_training=False).transforms
+    assert squash.size == (64, 64)
+    again = load(tmp_path)
+    assert (again.transform, again.backbone.layer_scale) == (model.transform, True)
+    (tmp_path / "ibot.safetensors").unlink()
+    assert load(tmp_path).transform == model.transform
+    for write in (write_transformers, write_official):
+        with pytest.raises(UsageError, match="LayerScale, which this model has; take --format timm"):
+            write(model, tmp_path)
 
 
 def test_another_eps_cannot_be_told(golden: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from ibot_hub.errors import UsageError
 from ibot_hub.formats.transformers import write_transformers
 from ibot_hub.loading import load
+from ibot_hub.options import Resize
 
 # one process for all, because the import of transformers takes seconds
 THERE = """
@@ -39,15 +41,17 @@ print(json.dumps(said))
 """
 
 
-def written(source: Path | str, folder: Path, dtype: str = "float32") -> str:
+def written(source: Path | str, folder: Path, dtype: str = "float32", resize: Resize = "crop") -> str:
     folder.mkdir()
-    write_transformers(load(source, dtype=dtype), folder)
+    model = load(source, dtype=dtype)
+    model.transform = replace(model.transform, resize=resize)
+    write_transformers(model, folder)
     return str(folder)
 
 
 def test_transformers_opens_it(golden: Path, tmp_path: Path, photos: Path) -> None:
     folders = [
-        written("tiny", tmp_path / "tiny"),
+        written("tiny", tmp_path / "tiny", resize="squash"),
         written(golden / "vit_micro_checkpoint.pth", tmp_path / "half", "float16"),
         written(golden / "swin_micro_w7_checkpoint.pth", tmp_path / "swin"),
     ]
@@ -78,6 +82,7 @@ def test_it_comes_back_bit_for_bit(golden: Path, tmp_path: Path, file: str) -> N
     assert torch.equal(again.head(ours(images)).patches, ours.head(ours(images)).patches)
     assert (again.card.network, again.transform) == ("teacher", ours.transform)
     (folder / "ibot.safetensors").unlink()
+    assert load(written("tiny", tmp_path / "squash", resize="squash")).transform.resize == "squash"
     plain = load(folder)
     assert torch.equal(plain(images).patches, ours(images).patches)
     assert (plain.head, plain.card.network, plain.transform) == (None, None, ours.transform)

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ibot_hub.catalog import info
-from ibot_hub.errors import StoreError
-from ibot_hub.hub.card import Facts, Score, scores_of_entry, scores_of_run, write_card
+from ibot_hub.hub.card import Facts, scores_of_entry, write_card
+from ibot_hub.hub.runs import RECIPE, STATE, Score
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 
@@ -63,16 +63,12 @@ def test_what_is_exact_follows_what_was_found(model: Model, golden: Path) -> Non
     assert "pattern_ids" not in swin
 
 
-def test_numbers_of_a_run_are_the_last_of_each(tmp_path: Path) -> None:
-    assert scores_of_run(tmp_path) == ()
-    lines = ['{"step": 5, "loss": 9.5, "knn20": 10.0, "nmi": 0.1}', '{"step": 9, "nmi": 0.2, "ari": null}', '{"step": 10, "loss": 8.5}']
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    images = "images that the run was trained on"
-    assert scores_of_run(tmp_path) == (
-        Score("k-NN top-1 (k = 20), %", 10.0, images, True, "the run itself, at step 5"),
-        Score("NMI of patterns and classes", 0.2, images, True, "the run itself, at step 9"),
-    )
-    for damaged in ("{", "[1]", '{"nmi": 0.5}'):
-        (tmp_path / "metrics.jsonl").write_text(damaged)
-        with pytest.raises(StoreError, match=r"metrics\.jsonl is damaged"):
-            scores_of_run(tmp_path)
+def test_how_training_goes_on_is_said_where_the_state_is(model: Model) -> None:
+    text = write_card(model, Facts("org/run", files=[RECIPE, *STATE], started_from="`vit_b16`", steps=1234))
+    assert "The whole state after step 1234 is here" in text
+    assert "\nibot train --from hf-hub:org/run --data IMAGES --out RUN\n" in text
+    assert "- `training/state.safetensors`: student, teacher, their heads, centres and optimiser" in text
+    assert "| started from | `vit_b16` |" in text
+    text = write_card(model, Facts("org/run", files=[RECIPE]))
+    assert "ibot train --from" not in text
+    assert "started from" not in text

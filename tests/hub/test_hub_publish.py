@@ -11,9 +11,9 @@ import huggingface_hub
 import pytest
 import torch
 
-from ibot_hub.errors import IBotError, PublishError, UsageError
-from ibot_hub.hub.card import METRICS, RECIPE
+from ibot_hub.errors import IBotError, PublishError, StoreError, UsageError
 from ibot_hub.hub.publish import CARD, OWN, push
+from ibot_hub.hub.runs import METRICS, RECIPE, STATE
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from tests.hub_server import OWNER, READER, HubServer
@@ -216,13 +216,36 @@ def test_a_later_push_takes_away_what_it_has_not_and_leaves_what_is_not_ours(own
     push(micro, "org/micro", run=tmp_path)
     repository = owner.repositories["org/micro"]
     with_run = repository.commits[-1].files
-    assert set(with_run) == {*OWN, "notes.txt", "pytorch_model.bin"}
+    assert set(with_run) == {*OWN, "notes.txt", "pytorch_model.bin"} - {*STATE}
     assert with_run[RECIPE] == b'name = "x"\n'
     assert b"31.25" in with_run[METRICS]
     assert "| k-NN top-1 (k = 20), % | 31.25 | images that the run was trained on | measured |" in with_run[CARD].decode()
     push(micro, "org/micro")
     assert set(repository.commits[-1].files) == FILES | {"notes.txt", "pytorch_model.bin"}
     assert len(repository.commits) == 3
+
+
+def test_a_training_state_goes_as_it_is_and_does_not_outlive_its_model(owner: HubServer, micro: Model, tmp_path: Path) -> None:
+    state = tmp_path / "checkpoints" / "step-00000030"
+    state.mkdir(parents=True)
+    bodies = {"state.safetensors": b"tensors", "state.json": b'{"step": 30}'}
+    for name, body in bodies.items():
+        (state / name).write_bytes(body)
+    push(micro, "org/micro", run=tmp_path, state=state)
+    repository = owner.repositories["org/micro"]
+    assert len(repository.commits) == 2  # the first is the hub's own
+    sent = repository.commits[-1].files
+    assert {file: sent[file] for file in STATE} == {f"training/{name}": body for name, body in bodies.items()}
+    assert "The whole state after step 30 is here" in sent[CARD].decode()
+    (state / "state.safetensors").unlink()
+    with pytest.raises(PublishError, match=r"^org/micro was not published: .* cannot be copied to .* \(No such file.*\); make room"):
+        push(micro, "org/micro", run=tmp_path, state=state)
+    (state / "state.json").unlink()
+    with pytest.raises(StoreError, match="is no checkpoint of a run"):
+        push(micro, "org/micro", run=tmp_path, state=state)
+    assert len(repository.commits) == 2
+    push(micro, "org/micro", run=tmp_path)
+    assert set(repository.commits[-1].files) == FILES | {".gitattributes"}
 
 
 def test_a_private_push_is_never_seen_by_all(owner: HubServer, micro: Model) -> None:

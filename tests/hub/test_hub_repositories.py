@@ -19,6 +19,7 @@ from ibot_hub.hub.repositories import (
     agrees_with_hub,
     digest_of_hub,
     fetch_repository,
+    fetch_state,
     locate_repository,
     read_repository_record,
     split_name,
@@ -252,3 +253,56 @@ def test_caches_that_cannot_be_written_are_told_in_one_sentence(hub_here, tmp_pa
     with pytest.raises(DownloadError, match="cannot be recorded"):
         fetch_repository("org/micro")
     assert folder.is_dir()
+
+
+STATE = {"training/state.safetensors": b"everything", "training/state.json": b"{}", "training/recipe.toml": b"", "training/x.pkl": b"no"}
+
+
+def test_a_training_state_comes_beside_the_model_and_stays(hub_here, monkeypatch, capsys):
+    model = {"config.json": b"{}", "model.safetensors": b"tensors"}
+    repository = hub_here.repository("org/run", model | STATE)
+    first = repository.commits[0].oid
+    folder = fetch_state("org/run")
+    assert folder == fetch_repository("org/run")
+    assert {file.name for file in (folder / "training").iterdir()} == {"state.safetensors", "state.json", "recipe.toml"}
+    said = capsys.readouterr().err
+    assert "org/run: downloading 7e-06 MB from " in said
+    assert "org/run: downloading the training state, 1e-05 MB from " in said
+    second = repository.add(model | STATE | {"training/state.safetensors": b"later"})
+    assert (fetch_state("org/run") / "training/state.safetensors").read_bytes() == b"later"
+    assert fetch_state("org/run", first) == folder
+    for commit, body in ((first, b"everything"), (second, b"later")):
+        record = read_repository_record("org/run", folder.parent / commit / "training/state.safetensors")
+        assert (record.url, record.sha256) == (f"hf-hub:org/run@{commit}", _digest(body))
+    hub_here.requests.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch_state("org/run", first) == folder
+    assert hub_here.requests == []
+
+
+def test_where_there_is_no_training_state_is_told(hub_here, monkeypatch):
+    repository = _model(hub_here)
+    with pytest.raises(DownloadError) as caught:
+        fetch_state("org/micro")
+    assert str(caught.value) == (
+        "hf-hub:org/micro has no training state, only config.json, model.safetensors; its owner adds it by `ibot push RUN org/micro "
+        "--with-training-state`, and the model alone starts a run where `ibot train --from` is given the folder that `ibot download "
+        "hf-hub:org/micro` prints."
+    )
+    with pytest.raises(DownloadError, match="There is no repository org/none for you"):
+        fetch_state("org/none")
+    with pytest.raises(DownloadError, match="org/micro has no revision 'v9'"):
+        fetch_state("org/micro", "v9")
+    repository.add(repository.commits[0].files | STATE)
+    fetch_repository("org/micro")
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(DownloadError, match="The training state of org/micro is not in the cache of Hugging Face, and"):
+            fetch_state("org/micro")
+    repository.lies["training/state.safetensors"] = b"EVERYTHING"
+    with pytest.raises(DownloadError, match=r"hf-hub:org/micro: state\.safetensors arrived with the sha256 .*; it is removed, try again"):
+        fetch_state("org/micro")
+    repository.lies.clear()
+    assert (fetch_state("org/micro") / "training/state.safetensors").read_bytes() == b"everything"

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import ibot_hub
 from ibot_hub import catalog, loading, weights
 from ibot_hub.catalog import info
 from ibot_hub.errors import DownloadError, UnknownModelError, UsageError, WeightsError
+from ibot_hub.formats.timm import write_timm
 from ibot_hub.images import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.loading import load
 from ibot_hub.model import Card
@@ -118,6 +120,7 @@ def test_the_catalogue_knows_how_images_are_prepared(mirror: Path) -> None:
     assert (model.transform.mean, model.transform.std) == ((0.4237, 0.2609, 0.1284), (0.2948, 0.2017, 0.1367))
     assert model.card.licence == "see the authors' agreement"
     assert model.head is not None  # it is in the only file
+    assert model.transform.resize == "squash"
     official = load("vit_s16")
     assert (official.transform.mean, official.transform.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert (official.transform.size, official.transform.patch, official.transform.resize) == (224, 16, "crop")
@@ -195,9 +198,10 @@ def test_a_network_that_is_not_stated_stays_so(full: Path, tmp_path: Path) -> No
 
 def test_a_file_says_how_its_images_are_prepared(full: Path, tmp_path: Path) -> None:
     read = weights.read(full)
-    weights.save(replace(read, origin=replace(read.origin, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))), tmp_path / "own.safetensors")
+    own = replace(read.origin, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), resize="squash")
+    weights.save(replace(read, origin=own), tmp_path / "own.safetensors")
     transform = load(tmp_path / "own.safetensors").transform
-    assert (transform.mean, transform.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (transform.mean, transform.std, transform.resize) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "squash")
 
 
 def test_the_size_of_the_position_table_is_the_size_of_the_images(full: Path, tmp_path: Path) -> None:
@@ -226,6 +230,28 @@ def test_a_file_is_looked_through_each_time_and_the_cache_when_it_came_in(mirror
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+def test_the_weights_of_the_cache_are_there_once_and_are_not_hashed(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("vit_s16")
+    file = tmp_path / "cache" / "vit_s16" / "teacher.safetensors"
+    write_timm(load("vit_s16"), tmp_path)
+
+    def never(*_: object) -> None:
+        raise AssertionError("all of the file is looked at")
+
+    monkeypatch.setattr(hashlib, "file_digest", never)
+    monkeypatch.setattr(weights, "_check_values", never)
+    assert allocated("vit_s16") <= 1.02 * file.stat().st_size
+    monkeypatch.undo()
+    assert allocated(tmp_path) <= 1.02 * file.stat().st_size  # a file in the layout of timm
+
+
+def allocated(name: str | Path) -> int:
+    """Bytes that torch allocates while it loads, also those that it gives back; a mapped file counts."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        load(name)
+    return sum(max(event.self_cpu_memory_usage, 0) for event in profiled.events() or ())
+
+
 # what cannot be
 
 
@@ -249,12 +275,14 @@ def test_unknown_networks_and_dtypes(full: Path) -> None:
 def test_one_network_of_the_hub_is_all_there_is() -> None:
     with pytest.raises(UsageError, match="phikon is published as the teacher alone; leave `network` out"):
         load("phikon", network="student")
+    with pytest.raises(UsageError, match="dinov2_vit_s14 is published as one network, and not said which; leave `network` out"):
+        load("dinov2_vit_s14", network="teacher")
 
 
 def test_a_checkpoint_that_is_no_whole_network(full: Path, tmp_path: Path) -> None:
     state = dict(torch.load(full, weights_only=False)["teacher"])
     del state["backbone.blocks.1.mlp.fc2.bias"], state["head.mlp.4.bias"]
-    state["backbone.blocks.0.ls1.gamma"] = torch.ones(128)
+    state["backbone.blocks.0.gamma_1"] = torch.ones(128)
     torch.save({"teacher": state}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"odd.pth does not fit the backbone.*: 1 missing \(blocks.1.mlp.fc2.bias\); 1 left over \(bl"):
         load(tmp_path / "odd.pth")

@@ -16,6 +16,13 @@ def test_numbers_have_a_smallest_value() -> None:
                 ExtractOptions(**{name: 0})
 
 
+def test_words_are_among_the_known_ones() -> None:
+    assert ExtractOptions().resize is None
+    for name in ("resize", "pool"):
+        with pytest.raises(UsageError, match=f"{name} is 'whole'; it must be one of c"):
+            ExtractOptions(**{name: "whole"})
+
+
 def test_every_option_has_a_sentence_of_help() -> None:
     assert all(spec.metadata["help"].endswith(".") for spec in ExtractOptions.__dataclass_fields__.values())
 

@@ -31,13 +31,24 @@ def test_a_transformers_folder(tmp_path: Path) -> None:
     said = {"model_type": "vit", "num_attention_heads": 3, "layer_norm_eps": 1e-6}
     found = origin_of_folder(folder(tmp_path, said, {"image_mean": [0, 0.5, 1], "image_std": [1, 1, 1]}))
     assert found == Origin(None, "transformers", 3, 1e-6, (0.0, 0.5, 1.0), (1.0, 1.0, 1.0))
+    squashed = found_resize(tmp_path, {"size": {"height": 224, "width": 224}})
+    assert (squashed, found_resize(tmp_path, {"size": {"height": 256, "width": 256}, "do_center_crop": True})) == ("squash", None)
+    assert found_resize(tmp_path, {"size": {"shortest_edge": 256}}) is None
+    folder(tmp_path, said, {"image_mean": [0, 0.5, 1], "image_std": [1, 1, 1]})
     swin = origin_of_folder(folder(tmp_path, {"model_type": "swin", "layer_norm_eps": 1e-5, "num_heads": [3, 6]}))
     assert swin == Origin(None, "transformers", None, None, (0.0, 0.5, 1.0), (1.0, 1.0, 1.0))
+
+
+def found_resize(path: Path, preprocessor: dict[str, Any]) -> str | None:
+    return origin_of_folder(folder(path, {"model_type": "vit"}, preprocessor)).resize
 
 
 def test_a_timm_folder(tmp_path: Path) -> None:
     config = {"architecture": "vit_huge_patch14_224", "model_args": {"embed_dim": 1280}, "pretrained_cfg": {"mean": [0.5] * 3}}
     assert origin_of_folder(folder(tmp_path, config)) == Origin(None, "timm", 16, 1e-6, (0.5, 0.5, 0.5))
+    for architecture in ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        squashed = {"architecture": architecture, "pretrained_cfg": {"crop_mode": "squash"}}
+        assert origin_of_folder(folder(tmp_path, squashed)).resize == "squash"
     assert origin_of_folder(folder(tmp_path, {"architecture": "swin_tiny_patch4_window7_224"})) == Origin(None, "timm")
 
 

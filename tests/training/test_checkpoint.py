@@ -1,5 +1,6 @@
 """A run's folder survives kills, a full disk and damage, and opens as a model."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -28,7 +29,7 @@ from ibot_hub.head import Head
 from ibot_hub.origin import Origin
 from ibot_hub.swin import Swin
 from ibot_hub.vit import ViT
-from ibot_training.checkpoint import export, latest, load, locked, prune, save
+from ibot_training.checkpoint import begun, export, is_exported, latest, load, locked, prune, save
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ibot_training.checkpoint", "ibot_hub.loading"])
@@ -213,6 +214,26 @@ def test_a_damaged_step_is_saved_anew(tmp_path: Path) -> None:
     path = save_filled(tmp_path, 2)
     assert latest(tmp_path, quiet) == path
     assert len(steps(tmp_path)) == 1
+
+
+def test_a_run_has_begun_with_its_first_checkpoint_however_that_fares(tmp_path: Path) -> None:
+    assert not begun(tmp_path / "nowhere")
+    (tmp_path / "checkpoints").mkdir()
+    assert not begun(tmp_path)
+    emptied(save_filled(tmp_path, 0) / "state.json")
+    assert begun(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"step": -1}, {"step": "2"}, {"step": True}, {"facts": []}])
+def test_what_does_not_say_its_step_is_no_checkpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Though its digest is right, as somebody may have written it who publishes it."""
+    path = save_filled(tmp_path, 2)
+    content = json.loads((path / "state.json").read_bytes()) | changes
+    digest = hashlib.sha256((path / "state.safetensors").read_bytes())
+    digest.update(json.dumps([content["step"], content["facts"]]).encode())
+    (path / "state.json").write_text(json.dumps(content | {"digest": digest.hexdigest()}))
+    with pytest.raises(StoreError, match="it does not say after which step it was saved"):
+        load(path)
 
 
 # which ones stay
@@ -468,6 +489,17 @@ def state_of(backbone: nn.Module, head: nn.Module, mask_token: Tensor | None = N
 def two_states(teacher: nn.Module, student: nn.Module, patterns: int = 20) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     head = Head(48, patterns, None, 32, 16)
     return state_of(teacher, head), state_of(student, head, torch.ones(1, 48))
+
+
+def test_networks_are_those_of_a_checkpoint_or_not(tmp_path: Path) -> None:
+    teacher, student = two_states(vit(1), vit(2))
+    tensors = {f"teacher.{name}": tensor for name, tensor in teacher.items()} | {f"student.{name}": t for name, t in student.items()}
+    path = save(tmp_path, 1, tensors, {})
+    assert not is_exported(tmp_path, path)
+    export(tmp_path, teacher, student, Origin())
+    assert is_exported(tmp_path, path)
+    assert not is_exported(tmp_path, save(tmp_path, 2, tensors | {"student.mask_token": torch.zeros(1, 48)}, {}))
+    assert not is_exported(tmp_path, save(tmp_path, 3, dict(teacher), {}))
 
 
 def swin() -> Swin:

@@ -44,10 +44,10 @@ def test_nothing_counted_has_no_numbers() -> None:
 
 def test_without_scikit_learn_it_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    module._metrics.cache_clear()
+    module._measurable.cache_clear()
     counts = counted(*drawn(20, 5, 3, 0.5)).counts()
     assert agreement(counts) == agreement(counts) == {}
-    module._metrics.cache_clear()
+    module._measurable.cache_clear()
     assert capsys.readouterr().err.count("pip install 'ibot-hub[train]'") == 1
 
 

@@ -1,6 +1,7 @@
 """Images by number: from folders and shards, with their classes, listed once a run, and in an order of their own."""
 
 import os
+import shutil
 import tarfile
 import threading
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_what_cannot_be_decoded_says_why(classes: Path, run: Path) -> None:
         images.load(broken)
     with pytest.raises(ImageError, match="no such file"):
         images.load(5)
+
+
+def test_the_digest_follows_the_names_and_not_the_place(classes: Path, tmp_path: Path) -> None:
+    shutil.copytree(classes, tmp_path / "copy")
+    first, copied = open_images(str(classes), tmp_path / "first"), open_images(str(tmp_path / "copy"), tmp_path / "second")
+    assert first.digest == copied.digest
+    (classes / "cat" / "0.png").rename(classes / "cat" / "9.png")
+    assert open_images(str(classes), tmp_path / "third").digest != first.digest
 
 
 def test_shards_hold_the_same_images(classes: Path, run: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data sets of `datasets`: saved ones, those that it loads, and what is wrong with the others."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def test_a_saved_split(tmp_path: Path) -> None:
     assert len(open_dataset(str(tmp_path / "test"))) == 1
 
 
+def test_the_digest_is_of_the_rows_and_not_of_the_place(tmp_path: Path) -> None:
+    rows([1, 0, 1]).save_to_disk(tmp_path / "saved")
+    shutil.copytree(tmp_path / "saved", tmp_path / "copy")
+    rows([1, 0, 0]).save_to_disk(tmp_path / "other")
+    first, copied, other = (open_dataset(str(tmp_path / name)).digest for name in ("saved", "copy", "other"))
+    assert first == copied != other
+
+
 @pytest.mark.filterwarnings("default")  # the library opens files that it does not close
 def test_what_the_library_loads(tmp_path: Path) -> None:
     for grey in range(4):
@@ -88,7 +97,7 @@ def test_broken_images(tmp_path: Path) -> None:
     saved.save_to_disk(tmp_path / "saved")
     images = open_dataset(str(tmp_path / "saved"))
     assert images.labels is None
-    for number, reason in enumerate(("not an image", "the row has no image")):
+    for number, reason in enumerate(("no image", "the row has no image")):
         with pytest.raises(ImageError, match=reason):
             images.load(number)
 

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ from torch import Tensor
 import ibot_hub
 from ibot_hub.errors import SourceError, StoppedError, StoreError, TrainingError
 from ibot_training import checkpoint, loop, step
-from ibot_training.loop import differences, numbers_of, train
+from ibot_training.loop import numbers_of, train
 from ibot_training.monitor import Monitor
 from ibot_training.optim import schedules
 from ibot_training.recipe import Crops, Masks, Network, Optimiser, ProjectionHead, Recipe, Run
+from ibot_training.recipe_file import load_recipe
 
 # a server that has imported everything once and forks in milliseconds: each run is a process of its own
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -128,6 +130,16 @@ def test_a_finished_run_is_left_as_it_is(undisturbed: Path, pictures: Path) -> N
     trained = train(RECIPE, str(pictures), undisturbed, device="cpu")
     assert (trained.out, trained.steps) == (undisturbed, STEPS)
     assert newest(undisturbed).stat().st_mtime_ns == before
+
+
+def test_networks_that_a_kill_left_behind_are_written_when_the_run_goes_on(undisturbed: Path, pictures: Path, tmp_path: Path) -> None:
+    """Of a run that is finished too, which saves nothing more."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for path in ((out / "teacher.safetensors"), (out / "student.safetensors")):
+        path.unlink()
+    train(RECIPE, str(pictures), out, device="cpu")
+    assert_same(out, undisturbed)
 
 
 # killed, stopped, gone on
@@ -311,15 +323,6 @@ def test_another_recipe_or_source_does_not_go_on(undisturbed: Path, pictures: Pa
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
 
 
-def test_what_changes_nothing_that_is_learned_may_change() -> None:
-    other = replace(RECIPE, name="other", run=Run(precision="float32", workers=2, log_every=7, save_every=9.0, keep=5, parallel="fsdp"))
-    assert differences(RECIPE, other) == []
-    assert differences(RECIPE, replace(RECIPE, run=replace(RECIPE.run, precision="bfloat16", resident=8))) == [
-        ("run.precision", "float32", "bfloat16"),
-        ("run.resident", 0, 8),
-    ]
-
-
 def test_temperatures_and_the_frozen_layer_go_by_epochs() -> None:
     recipe = replace(
         RECIPE, loss=replace(RECIPE.loss, warmup_epochs=2, cls_temperature=0.06), optimiser=replace(RECIPE.optimiser, epochs=3)
@@ -338,6 +341,16 @@ def test_temperatures_and_the_frozen_layer_go_by_epochs() -> None:
 def test_a_run_is_held_by_one_process(pictures: Path, tmp_path: Path) -> None:
     with checkpoint.locked(tmp_path / "run"), pytest.raises(StoreError, match="is being written by another run"):
         train(RECIPE, str(pictures), tmp_path / "run", device="cpu")
+
+
+def test_a_recipe_that_learned_nothing_yet_may_be_replaced(pictures: Path, tmp_path: Path) -> None:
+    """As after a batch that was too large for the images."""
+    large = replace(RECIPE, optimiser=replace(RECIPE.optimiser, batch_size=27))
+    with pytest.raises(SourceError, match="too few for a batch of 27"):
+        train(large, str(pictures), tmp_path / "run", device="cpu")
+    once = replace(RECIPE, optimiser=replace(RECIPE.optimiser, epochs=1))
+    assert train(once, str(pictures), tmp_path / "run", device="cpu").steps == 6
+    assert load_recipe(str(tmp_path / "run" / "recipe.toml")) == once
 
 
 def test_what_one_sees(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

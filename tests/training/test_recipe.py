@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from ibot_training.recipe import Crops, Network, Optimiser, Recipe
+from ibot_training.recipe import Crops, Network, Optimiser, Recipe, Run, differences
 
 DEFAULT = Recipe(name="default")
 
@@ -37,6 +37,18 @@ def test_recipes_are_equal_by_value_and_never_change() -> None:
     assert replace(DEFAULT, crops=Crops(local_count=9)) != DEFAULT
     with pytest.raises(FrozenInstanceError):
         DEFAULT.optimiser.epochs = 1  # type: ignore[misc]
+
+
+def test_what_changes_nothing_that_is_learned_is_no_difference() -> None:
+    run = Run(precision="bfloat16", seed=3)
+    one = replace(DEFAULT, run=run)
+    other = replace(one, name="other", notes="n", run=replace(run, workers=2, log_every=7, save_every=9.0, keep=5, parallel="fsdp"))
+    assert differences(one, other) == []
+    assert differences(one, replace(one, optimiser=Optimiser(lr=0.1), run=replace(run, precision="float32", resident=8))) == [
+        ("optimiser.lr", 5e-4, 0.1),
+        ("run.precision", "bfloat16", "float32"),
+        ("run.resident", 0, 8),
+    ]
 
 
 def test_what_a_mask_hides_as_one() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ibot_hub.errors import StoreError
 from ibot_training.distributed import World
 from ibot_training.recipe import Crops, Masks, Network, ProjectionHead, Recipe
-from ibot_training.state import restore, tensors_of, under
+from ibot_training.state import CLUSTERS, misfit, restore, tensors_of, under
 from ibot_training.step import Numbers, Progress, begin, take_step
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -108,6 +109,40 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(StoreError, match=f"does not hold the networks of this recipe: .*{named}"):
             restore(progress, tensors)
+
+
+@pytest.mark.parametrize("sharing", ["shared", "separate", "semi-shared"])
+def test_what_a_step_leaves_fits_its_recipe(sharing: Any) -> None:
+    recipe = replace(RECIPE, head=replace(RECIPE.head, sharing=sharing, patch_patterns=12))
+    progress = begin(recipe, WORLD, torch.float16)
+    assert misfit(tensors_of(progress), recipe) == ""
+    stepped(progress, 0, 1)
+    saved = tensors_of(progress) | {CLUSTERS: torch.zeros(5, 3, dtype=torch.int64)}
+    assert any(name.startswith("optimiser.") for name in saved)
+    assert any(name.startswith("scaler.") for name in saved)
+    assert misfit(saved, recipe) == ""
+
+
+def test_what_does_not_fit_a_recipe_is_named() -> None:
+    progress = begin(RECIPE, WORLD, torch.float32)
+    stepped(progress, 0, 1)
+    saved, moment = copies(progress), "optimiser.exp_avg.backbone.norm.bias"
+    for changes, said in (
+        ({"teacher.backbone.norm.bias": None}, "teacher.backbone.norm.bias is not there"),
+        ({"patch_centre": None}, "patch_centre is not there"),
+        ({moment: None}, f"{moment} is not there"),
+        ({"student.extra": torch.zeros(1)}, "student.extra is left over"),
+        ({"optimiser.speed.backbone.norm.bias": torch.zeros(64)}, "optimiser.speed.backbone.norm.bias is left over"),
+        ({"student.mask_token": torch.zeros(1, 65)}, "student.mask_token is (1, 65), should be (1, 64)"),
+        ({"cls_centre": torch.zeros(13)}, "cls_centre is (13,), should be (12,)"),
+        ({moment: torch.zeros(3)}, f"{moment} is (3,), should be (64,)"),
+        ({moment: torch.zeros(64).half()}, f"{moment} is torch.float16, should be torch.float32"),
+        ({CLUSTERS: torch.zeros(2, 4, dtype=torch.int64)}, "clusters is (2, 4), should be (2, 3)"),
+        ({CLUSTERS: torch.zeros(2, 3)}, "clusters is torch.float32, should be torch.int64"),
+        ({CLUSTERS: torch.tensor(1)}, "clusters is (), should be (3,)"),
+    ):
+        tensors = {name: tensor for name, tensor in (saved | changes).items() if tensor is not None}
+        assert misfit(tensors, RECIPE) == said
 
 
 def test_under_takes_off_the_beginning() -> None:

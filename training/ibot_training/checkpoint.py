@@ -22,6 +22,7 @@ from ibot_hub.errors import StoreError
 from ibot_hub.naming import split_head
 from ibot_hub.origin import Origin
 
+RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
 TENSORS, FACTS = "state.safetensors", "state.json"
 LOCK = ".lock"
@@ -99,6 +100,11 @@ def load(path: Path) -> State:
     return State(step, tensors, facts)
 
 
+def begun(run: Path) -> bool:
+    """Whether the run has saved a checkpoint, whole or damaged."""
+    return bool(_saved(run))
+
+
 def latest(run: Path, warn: Callable[[str], object]) -> Path | None:
     """The newest whole checkpoint of a run; None where none was saved yet.
 
@@ -165,6 +171,20 @@ def export(run: Path, teacher: Mapping[str, Tensor], student: Mapping[str, Tenso
         _sync(run)
 
 
+def is_exported(run: Path, path: Path) -> bool:
+    """Whether teacher.safetensors and student.safetensors are there, and are the networks of the checkpoint in `path`."""
+    try:
+        with safetensors.safe_open(path / TENSORS, "pt") as state:
+            for network in ("teacher", "student"):
+                with safetensors.safe_open(run / f"{network}.safetensors", "pt") as file:
+                    names = file.keys()
+                    if not all(file.get_tensor(name).equal(state.get_tensor(f"{network}.{name}")) for name in names):
+                        return False
+    except (OSError, SafetensorError):  # no file, or no such tensor
+        return False
+    return True
+
+
 def _saved(run: Path) -> list[tuple[int, int, Path]]:
     """Step, number among those of the same step, and folder of every checkpoint, oldest first."""
     folders = ((_CHECKPOINT.fullmatch(path.name), path) for path in (run / CHECKPOINTS).glob("step-*"))
@@ -180,6 +200,8 @@ def _checked(path: Path) -> tuple[int, dict[str, Any]]:
             raise ValueError(f"{TENSORS} has {size:,} bytes, not {content['size']:,}")
         if _digest(path / TENSORS, content["step"], content["facts"]) != content["digest"]:
             raise ValueError("its content is another than was written")
+        if type(content["step"]) is not int or content["step"] < 0 or not isinstance(content["facts"], dict):
+            raise ValueError("it does not say after which step it was saved")
         return content["step"], content["facts"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{path} is no whole checkpoint ({error}); an earlier one has to be taken.") from error

@@ -1,16 +1,16 @@
 """How well the patterns that the teacher finds in images agree with their classes."""
 
 import sys
+from dataclasses import asdict
 from functools import cache
 from importlib import import_module
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Counts = npt.NDArray[np.int64]  # [pairs, 3]: a pattern, a class, and the images that have both; sorted, no pair twice
+from ibot_hub.evaluation.agreement import Counts, summed
+from ibot_hub.evaluation.agreement import agreement as measured
 
 PENDING = 2**20  # images that wait to be counted
 
@@ -35,10 +35,7 @@ class Clusters:
 
     def merge(self, counts: Counts) -> None:
         """Count what another process counted, or this one before it was stopped: its `counts()`."""
-        patterns, classes, images = np.concatenate([self._counts, counts]).T
-        pairs, places = np.unique(patterns << 32 | classes, return_inverse=True)
-        total = np.bincount(places, weights=images).astype(np.int64)  # exact below 2^53
-        self._counts = np.column_stack([pairs >> 32, pairs & 0xFFFFFFFF, total])
+        self._counts = summed(np.concatenate([self._counts, counts]))
 
     def counts(self) -> Counts:
         """All images so far, [pairs, 3]."""
@@ -54,22 +51,15 @@ def agreement(counts: Counts) -> dict[str, float]:
 
     Empty without images, and without scikit-learn, which is then said once.
     """
-    metrics = _metrics()
-    if metrics is None or not len(counts):
-        return {}
-    patterns, classes = (np.repeat(column, counts[:, 2]) for column in counts[:, :2].T)
-    return {
-        "nmi": float(metrics.normalized_mutual_info_score(classes, patterns)),
-        "ari": float(metrics.adjusted_rand_score(classes, patterns)),
-        "fmi": float(metrics.fowlkes_mallows_score(classes, patterns)),
-    }
+    return asdict(measured(counts)) if len(counts) and _measurable() else {}
 
 
 @cache
-def _metrics() -> Any:
+def _measurable() -> bool:
     try:
-        return import_module("sklearn.metrics")
+        import_module("sklearn.metrics")
     except ImportError:
         advice = "pip install 'ibot-hub[train]' installs it"
         print(f"scikit-learn is not installed, so NMI, ARI and FMI are left out; {advice}.", file=sys.stderr)
-        return None
+        return False
+    return True

@@ -34,6 +34,10 @@ class Images(Protocol):
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
 
+    @property
+    def digest(self) -> str:
+        """The same for the same images, wherever a folder or shards of them lie: by their names in order, not by their pixels."""
+
     def __len__(self) -> int: ...
 
     def name(self, number: int) -> str:
@@ -49,6 +53,7 @@ class Files:
     def __init__(self, listing: Path) -> None:
         self._rows = pq.read_table(listing)  # about 110 bytes an image
         self.labels, self.classes = _classes_of(self._rows)
+        self.digest = open_listing(listing).digest
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -22,6 +22,7 @@ class Rows:
     def __init__(self, rows: Any, column: str, labels: npt.NDArray[np.int64] | None, classes: tuple[str, ...]) -> None:
         self._rows, self._column = rows, column
         self.labels, self.classes = labels, classes
+        self.digest = str(rows._fingerprint)  # what the library calls these very rows, also on another machine
 
     def __len__(self) -> int:
         return len(self._rows)

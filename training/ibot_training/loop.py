@@ -4,41 +4,42 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ibot_hub.catalog import IMAGENET_MEAN, IMAGENET_STD
 from ibot_hub.devices import choose_devices, choose_dtype
 from ibot_hub.errors import StoppedError, StoreError, TrainingError
+from ibot_hub.evaluation.agreement import Counts
 from ibot_hub.images import ImageTransform
 from ibot_hub.options import DeviceChoice
 from ibot_hub.origin import Origin
 from ibot_hub.versions import versions
 from ibot_training import checkpoint
 from ibot_training.batches import Batch, batches
-from ibot_training.clusters import Clusters, Counts, agreement
+from ibot_training.checkpoint import RECIPE
+from ibot_training.clusters import Clusters, agreement
 from ibot_training.data import Images, open_images, steps_per_epoch
 from ibot_training.distributed import World, agreed, everyones, joined
 from ibot_training.loading import decoders
 from ibot_training.monitor import Monitor, Skipped
 from ibot_training.optim import Schedules, schedules
 from ibot_training.probe import glimpse, neighbours
-from ibot_training.recipe import Recipe
+from ibot_training.recipe import Recipe, differences
 from ibot_training.recipe_file import load_recipe, to_toml
 from ibot_training.resident import Resident, keep_on_device
 from ibot_training.signals import Signals
-from ibot_training.state import restore, teacher_backbone, tensors_of, under
+from ibot_training.starting import Start, bring, plant
+from ibot_training.state import CLUSTERS, restore, teacher_backbone, tensors_of, under
 from ibot_training.step import Losses, Numbers, Progress, begin, take_step
 
-RECIPE = "recipe.toml"
 STARTS = "starts.jsonl"  # what started the run, and each time it went on: command, versions, device
-FIXED = frozenset({"seed", "precision", "resident"})  # of [run]: the others change nothing that is learned, and may change later
-CLUSTERS = "clusters"  # in a checkpoint: what was counted of the epoch under way
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,27 @@ class Trained:
     leads: bool  # whether this process, of several, is the one to tell
 
 
-def train(recipe: Recipe, source: str, out: Path, *, device: DeviceChoice = "auto", command: Sequence[str] = ()) -> Trained:
+def train(
+    recipe: Recipe, source: str, out: Path, *, start: Start | None = None, device: DeviceChoice = "auto", command: Sequence[str] = ()
+) -> Trained:
     """Pre-train by `recipe` on the images of `source`; a run in `out` goes on where it was, and `ibot_hub.load(out)` opens it.
 
     Args:
         source: a folder of images, .tar shards, a list of paths, or `datasets:NAME`; see `ibot_training.data.open_images`.
+        start: what a new run starts from, see `ibot_training.starting`; None: networks drawn from the recipe's seed.
         device: auto takes a CUDA GPU, else MPS, else the CPU; torchrun starts one process a GPU.
         command: what was typed, to be written into the run.
 
     Raises:
-        TrainingError: another recipe than that of `out`, or a loss that is not finite; StoppedError: SIGTERM or Ctrl-C, all is saved;
-        SourceError: no images, or too few; StoreError: `out` cannot be written.
+        TrainingError: another recipe or start than that of `out`, a start of other networks, or a loss that is not finite;
+        StoppedError: SIGTERM or Ctrl-C, all is saved; SourceError: no images, or too few; StoreError: `out` cannot be written.
     """
     with ExitStack() as stack:
         world = stack.enter_context(joined(choose_devices(device)[0]))
+        brought = None
         if world.leads:
             stack.enter_context(checkpoint.locked(out))
+            brought = bring(start, recipe, out)  # before anything is written, for it may not fit
             _write_down(recipe, out, world, command)
         everyones(world, None)  # none goes on before the folder is this run's
         listed = open_images(source, out)
@@ -76,23 +82,28 @@ def train(recipe: Recipe, source: str, out: Path, *, device: DeviceChoice = "aut
         if recipe.run.resident:
             images = keep_on_device(listed, recipe.run.resident, world.device, decoders(recipe), skipped.add)
         steps = steps_per_epoch(len(images), recipe.optimiser.batch_size)
+        total = recipe.optimiser.epochs * steps
+        known = {"images": listed.digest, "count": len(images)}  # by which a run that starts from a checkpoint knows its images again
+        if brought:
+            plant(brought, out, known, steps=steps, total=total)
+        del brought  # gigabytes
+        everyones(world, None)  # none looks for a checkpoint before it is there
         progress = begin(recipe, world, choose_dtype(recipe.run.precision, world.device))
         clusters = Clusters()
-        start = _resume(progress, clusters, out)
-        total = recipe.optimiser.epochs * steps
+        before = _resume(progress, clusters, out)
         monitor = None
         if world.leads:
             monitor = stack.enter_context(
-                Monitor(out, skipped, batch_size=recipe.optimiser.batch_size, steps_per_epoch=steps, total_steps=total, start_step=start)
+                Monitor(out, skipped, batch_size=recipe.optimiser.batch_size, steps_per_epoch=steps, total_steps=total, start_step=before)
             )
         signals = stack.enter_context(Signals())
-        stream = stack.enter_context(closing(batches(images, recipe, start=start, stop=total, world=world, skipped=skipped.add)))
+        stream = stack.enter_context(closing(batches(images, recipe, start=before, stop=total, world=world, skipped=skipped.add)))
 
         plan, run = schedules(recipe.optimiser, recipe.loss, recipe.masks, steps), recipe.run
         save_steps = max(1, round(run.save_every * steps))
         pending: list[Losses] = []
         loss = math.nan
-        for step in range(start, total):
+        for step in range(before, total):
             parts = list(islice(stream, run.accumulate))
             pending.append(take_step(progress, parts, numbers_of(recipe, plan, step, steps)))
             _count(clusters, pending[-1], parts)
@@ -112,7 +123,7 @@ def train(recipe: Recipe, source: str, out: Path, *, device: DeviceChoice = "aut
                 _finish_epoch(progress, images, clusters, monitor, parts[-1], done, done // steps)
                 clusters = Clusters()
             if saves or ends or stops:
-                _save(progress, clusters, out, done, steps)
+                _save(progress, clusters, out, done, steps, known)
             if stops and not ends:
                 raise StoppedError(
                     f"stopped after step {done} of {total}; all is saved in {out}, and the same command goes on.", signals.received or 15
@@ -132,17 +143,18 @@ def numbers_of(recipe: Recipe, plan: Schedules, step: int, steps_per_epoch: int)
 def _write_down(recipe: Recipe, out: Path, world: World, command: Sequence[str]) -> None:
     """Recipe, command and versions into the run.
 
-    Raises TrainingError if the run there has another recipe, StoreError if nothing can be written there.
+    Raises TrainingError if the run there has begun by another recipe, StoreError if nothing can be written there.
     """
     file = out / RECIPE
-    for key, was, wanted in differences(load_recipe(str(file)), recipe) if file.exists() else ():
+    begun = file.exists() and checkpoint.begun(out)
+    for key, was, wanted in differences(load_recipe(str(file)), recipe) if begun else ():
         raise TrainingError(
             f"The run in {out} has {key} = {was!r}, not {wanted!r}; go on with its own recipe, {file}, or choose another --out."
         )
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else str(world.device)
     start = {"command": shlex.join(["ibot", *command]), "processes": world.size, "device": device, "versions": versions()}
     try:
-        if not file.exists():
+        if not begun:
             partial = file.with_suffix(".partial")
             partial.write_text(to_toml(recipe), encoding="utf-8")
             partial.replace(file)
@@ -150,19 +162,6 @@ def _write_down(recipe: Recipe, out: Path, world: World, command: Sequence[str])
             lines.write(json.dumps(start) + "\n")
     except OSError as error:
         raise StoreError(f"{out} cannot be written ({error.strerror or error}); free space, or make the folder writable.") from error
-
-
-def differences(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:
-    """Keys whose numbers differ in what is learned, with both numbers."""
-    found = []
-    for section in fields(Recipe):
-        ours, theirs = getattr(one, section.name), getattr(other, section.name)
-        if is_dataclass(ours):
-            for number in fields(ours):
-                pair = getattr(ours, number.name), getattr(theirs, number.name)
-                if pair[0] != pair[1] and (section.name != "run" or number.name in FIXED):
-                    found.append((f"{section.name}.{number.name}", *pair))
-    return found
 
 
 def _resume(progress: Progress, clusters: Clusters, out: Path) -> int:
@@ -179,7 +178,10 @@ def _resume(progress: Progress, clusters: Clusters, out: Path) -> int:
     restore(progress, state.tensors)
     if progress.world.leads:
         clusters.merge(state.tensors[CLUSTERS].numpy())
-        print(f"going on after step {state.step}, from {path}", file=sys.stderr)
+        if not checkpoint.is_exported(out, path):  # the run was killed between the two, or has just been given what it starts from
+            _export(out, state.tensors)
+        if state.step:
+            print(f"going on after step {state.step}, from {path}", file=sys.stderr)
     return state.step
 
 
@@ -244,14 +246,18 @@ def transform_of(recipe: Recipe) -> ImageTransform:
     return ImageTransform(size=recipe.network.image_size, patch=recipe.network.cell)
 
 
-def _save(progress: Progress, clusters: Clusters, out: Path, done: int, steps_per_epoch: int) -> None:
+def _save(progress: Progress, clusters: Clusters, out: Path, done: int, steps: int, known: Mapping[str, object]) -> None:
     """The checkpoint of this step, the networks as `ibot_hub.load` opens them, and the end of what need not stay."""
     run, world = progress.recipe.run, progress.world
     counts = torch.from_numpy(_counts(world, clusters))
     tensors = tensors_of(progress)
     if world.leads:
-        checkpoint.save(out, done, tensors | {CLUSTERS: counts}, {"epoch": done / steps_per_epoch})
-        origin = Origin(container="run", mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        checkpoint.export(out, under(tensors, "teacher."), under(tensors, "student."), origin)
-        checkpoint.prune(out, done, run.keep, run.keep_every * steps_per_epoch)
+        checkpoint.save(out, done, tensors | {CLUSTERS: counts}, {"epoch": done / steps, **known})
+        _export(out, tensors)
+        checkpoint.prune(out, done, run.keep, run.keep_every * steps)
     everyones(world, None)  # none says that all is saved before it is
+
+
+def _export(out: Path, tensors: Mapping[str, Tensor]) -> None:
+    origin = Origin(container="run", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    checkpoint.export(out, under(tensors, "teacher."), under(tensors, "student."), origin)

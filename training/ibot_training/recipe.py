@@ -1,9 +1,10 @@
 """Every number of a run: frozen dataclasses, whose defaults are the paper's ViT-S/16."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 Pair = tuple[float, float]
+FIXED = frozenset({"seed", "precision", "resident"})  # of [run]: the others change nothing that is learned, and may change later
 
 
 def number(default: Any, meaning: str, **bounds: float) -> Any:
@@ -171,3 +172,16 @@ class Recipe:
         """Passes over the images times the global crops that one image is worth (Appendix B, which rounds 3.84 to 4)."""
         crops = self.crops
         return self.optimiser.epochs * (crops.global_count + crops.local_count * (crops.local_size / crops.global_size) ** 2)
+
+
+def differences(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:
+    """Keys whose numbers differ in what is learned, with both numbers."""
+    found = []
+    for section in fields(Recipe):
+        ours, theirs = getattr(one, section.name), getattr(other, section.name)
+        if is_dataclass(ours):
+            for key in (spec.name for spec in fields(ours)):
+                pair = getattr(ours, key), getattr(theirs, key)
+                if pair[0] != pair[1] and (section.name != "run" or key in FIXED):
+                    found.append((f"{section.name}.{key}", *pair))
+    return found

@@ -1,6 +1,5 @@
 """What the commands of `ibot eval` ask for alike, and how they answer."""
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,8 @@ from ibot_cli.models import chosen_model
 from ibot_hub.options import EvaluationOptions, Pool
 
 if TYPE_CHECKING:
+    import torch
+
     from ibot_hub.evaluation.labelled import Labelled
     from ibot_hub.evaluation.record import Record
     from ibot_hub.model import Model
@@ -24,17 +25,34 @@ OUT = Path("eval")
 
 def opened(name: str | None, *sources: str, head: bool | None = False) -> "Model | None":
     """The model, told on standard error; None where no source holds images, so that none is needed."""
-    from ibot_hub.features.store import MANIFEST
+    from ibot_hub.errors import UsageError
+    from ibot_hub.features.store import MANIFEST, read_manifest
     from ibot_hub.loading import load
     from ibot_hub.sources import kind_of
 
     for source in sources:  # before a model is fetched for nothing
         kind_of(source)
     if not head and all((Path(source) / MANIFEST).exists() for source in sources):
+        for source, seen_by in ((source, read_manifest(Path(source)).model) for source in sources):
+            if name not in (None, seen_by):
+                raise UsageError(f"{source} holds features by {seen_by}, and --model is {name}; leave it out, or give the images.")
         return None
     model = load(chosen_model(name), head=head)
     print(f"{model.card.name}: {model.card.in_words()}", file=sys.stderr)
     return model
+
+
+def one_side(
+    source: str, model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
+) -> "Labelled":  # fmt: skip
+    """Features of the images of class folders; images that could not be read are told on standard error."""
+    from ibot_hub.evaluation.labelled import labelled
+
+    side = labelled(source, model, out / "features", options, layers=layers, pool=pool)
+    if side.failed:
+        count, verb = ("1 image", "is") if side.failed == 1 else (f"{side.failed} images", "are")
+        print(f"{count} of {source} could not be read and {verb} left out", file=sys.stderr)
+    return side
 
 
 def loaded_model(name: str | None) -> "Model":
@@ -50,29 +68,25 @@ def both_sides(
     train: str, val: str, model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
 ) -> "tuple[Labelled, Labelled]":  # fmt: skip
     """Features of training and validation images, in the same classes."""
-    from ibot_hub.evaluation.labelled import labelled, pair
+    from ibot_hub.evaluation.labelled import pair
 
-    kind = f"{pool.replace('+', '-')}-{layers}"
-    seen_by = _name(model.card.name) if model else ""
-    sides = [
-        labelled(side, model, out / "features" / seen_by / f"{_name(side)}-{kind}", options, layers=layers, pool=pool)
-        for side in (train, val)
-    ]
-    for side, source in zip(sides, (train, val), strict=True):
-        if side.failed:
-            print(f"{side.failed} images of {source} could not be read and are left out", file=sys.stderr)
-    return pair(*sides)
+    one, other = (one_side(source, model, out, options, layers=layers, pool=pool) for source in (train, val))
+    return pair(one, other)
+
+
+def computing_device(options: EvaluationOptions) -> "torch.device":
+    """Where products of features are computed: on a CUDA GPU where the network may run on one, else on the CPU."""
+    import torch
+
+    from ibot_hub.devices import choose_devices
+
+    device = choose_devices(options.device)[0]
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def answer(done: "Record", out: Path, as_json: bool) -> None:
-    """Write the record; its table, or with --json all of it, on standard output."""
+    """The table of the record, or with --json all of it, on standard output; then it is written."""
     from ibot_hub.evaluation import record
 
-    path = record.write_record(done, out)
     print(record.as_json(done) if as_json else done.table.text())
-    print(f"written to {path}", file=sys.stderr)
-
-
-def _name(source: str) -> str:
-    """The last two parts of a path, or a model's name, as a name for a folder: data/tiny/val -> tiny-val."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(Path(source).parts[-2:])).strip("-.")
+    print(f"written to {record.write_record(done, out)}", file=sys.stderr)

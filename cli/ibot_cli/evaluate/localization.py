@@ -40,7 +40,7 @@ def localize(
     """
     from ibot_hub.evaluation.boxes import read_boxes
     from ibot_hub.evaluation.localization import evaluate_localization
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
 
     given = read_boxes(boxes)
     loaded = loaded_model(model)
@@ -51,7 +51,7 @@ def localize(
     results = {"corloc": corloc, "best": report.maps[report.best], "images": len(report.paths), "failed": report.failed}
     data = {"images": str(images), "boxes": str(boxes)}
     settings = {"of": report.of, "scipy": version("scipy")}
-    done = model_record(loaded, options, "localize", data, settings, results, report.table)
+    done = record_of_options(loaded, options, "localize", data, settings, results, report.table)
     answer(done, out, as_json)
     write_picture(_drawn(images, report, given), out / "localize.png")
 

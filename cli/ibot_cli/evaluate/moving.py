@@ -37,7 +37,7 @@ def video(
     """
     from ibot_hub.evaluation.clips import read_clips
     from ibot_hub.evaluation.propagation import frame_std
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
     from ibot_hub.evaluation.tracking import evaluate_tracking
 
     clips = read_clips(folder, split)
@@ -46,7 +46,7 @@ def video(
     write_picture(_drawn(clips[:DRAWN], out / "masks"), out / "video.png")
     results = {"j_and_f": report.both, "j": report.regions, "f": report.contours, "objects": [asdict(found) for found in report.objects]}
     settings = {"clips": len(clips), "std": frame_std(loaded.transform), "scipy": version("scipy")}
-    answer(model_record(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json)
+    answer(record_of_options(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json)
 
 
 def _drawn(clips: "list[MaskedClip]", masks: Path) -> "Image":

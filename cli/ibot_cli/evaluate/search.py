@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, answer, both_sides, loaded_model, opened
+from ibot_cli.evaluate.arguments import OUT, Out, answer, both_sides, loaded_model, one_side, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import CopyOptions, RevisitedOptions
@@ -29,13 +29,12 @@ def retrieval(
     On [CLS]; images of the query's class are right, counted as Table 16 counts.
     """
     from ibot_hub.evaluation import retrieval as protocol
-    from ibot_hub.evaluation.labelled import labelled
     from ibot_hub.evaluation.record import record
 
     sources = (gallery,) if query is None else (gallery, query)
     seen_by = opened(model, *sources)
     if query is None:
-        one = labelled(gallery, seen_by, out / "features", options)
+        one = one_side(gallery, seen_by, out, options)
         report = protocol.retrieval(one.features, one.labels, classes=one.classes)
     else:
         one, other = both_sides(gallery, query, seen_by, out, options)
@@ -61,7 +60,7 @@ def revisited(
     """
     from ibot_hub.evaluation import revisited as protocol
     from ibot_hub.evaluation.groundtruth import read_ground_truth
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
 
     asked = read_ground_truth(truth)
     folder = images or truth.parent / "jpg"
@@ -71,7 +70,7 @@ def revisited(
     results = {name: {"map": found.mean_ap, "mp": found.mean_at} for name, found in report.settings.items()}
     settings = {"scales": protocol.SCALES, "k": report.ks}
     data = {"truth": str(truth), "images": str(folder)}
-    answer(model_record(loaded, options, "revisited", data, settings, results, report.table), out, as_json)
+    answer(record_of_options(loaded, options, "revisited", data, settings, results, report.table), out, as_json)
 
 
 @options_from(CopyOptions)
@@ -90,7 +89,7 @@ def copy(
     By [CLS] and the generalised mean of patches; mAP of each block of copies. The official code measures it beside Table 16.
     """
     from ibot_hub.evaluation.copies import evaluate_copies, read_copies
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
     from ibot_hub.sources import kind_of
 
     images = read_copies(folder)
@@ -102,4 +101,4 @@ def copy(
         block: {"map": value, "copies": count} for block, value, count in zip(report.blocks, report.mean_ap, report.queries, strict=True)
     }
     data = {"images": str(folder), "distractors": distractors or "", "whitening": whitening or ""}
-    answer(model_record(loaded, options, "copy", data, {"images": report.images}, results, report.table), out, as_json)
+    answer(record_of_options(loaded, options, "copy", data, {"images": report.images}, results, report.table), out, as_json)

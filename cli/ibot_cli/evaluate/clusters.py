@@ -1,0 +1,32 @@
+"""`ibot eval cluster`: how well classes come out of images without labels."""
+
+from importlib.metadata import version
+
+from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, one_side, opened
+from ibot_cli.models import AsJson, ModelName
+from ibot_cli.options import options_from
+from ibot_hub.evaluation.options import ClusterOptions
+
+
+@options_from(ClusterOptions)
+def cluster(
+    val: Val,
+    model: ModelName = None,
+    out: Out = OUT,
+    as_json: AsJson = False,
+    *,
+    options: ClusterOptions,
+) -> None:
+    """Lay clusters of images beside their classes (Table 5).
+
+    By k-means on [CLS] at length 1, and where the model has a head by the pattern that it finds most likely.
+    """
+    from ibot_hub.evaluation.clustering import cluster as protocol
+    from ibot_hub.evaluation.record import record
+
+    loaded = opened(model, val, head=True if options.by == "head" else None)
+    side = one_side(val, loaded, out, options)
+    report = protocol(side, loaded, options)
+    used = {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")}
+    settings = {"by": options.by, "seed": options.seed, **used}
+    answer(record(side.manifest, "cluster", {"val": val}, settings, report.numbers, report.table), out, as_json)
