@@ -171,3 +171,6 @@ class LocalizationOptions(Options):
         check_mass(self.mass)
         if not 0 < self.overlap <= 1:
             raise UsageError(f"overlap is {self.overlap}; it must be above 0 and at most 1.")
+
+
+OwnWay = RevisitedOptions | CopyOptions | PropagationOptions | LocalizationOptions  # of protocols that see images in a way of their own

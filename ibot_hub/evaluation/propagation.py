@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from ibot_hub.evaluation.options import PropagationOptions
 from ibot_hub.images import ImageTransform
 from ibot_hub.model import Model
 
-SIMILARITIES = 2**24  # in memory at a time: 64 MiB, and as much again for what is made of them
+TILE = 8  # patches of the side of what is carried at a time; larger ones ask more patches that are too far, smaller ones take longer each
 STEP = 64  # pixels that the long side is a multiple of
 OFFICIAL_STD = (0.228, 0.224, 0.225)  # the official script's; ImageNet's has 0.229
 
@@ -64,9 +66,13 @@ def frame_features(model: Model, frame: Image.Image, size: int) -> Tensor:
     """The final-norm tokens of the patches of a frame, float32 [H, W, D], each of length 1."""
     transform = model.transform
     pixels = torch.from_numpy(np.array(frame.resize(seen_size(frame.size, size, transform.patch), Image.Resampling.BILINEAR)))
-    std = OFFICIAL_STD if transform.std == IMAGENET_STD else transform.std
-    prepared = ImageTransform(transform.size, transform.resize, transform.patch, transform.mean, std).normalise(pixels.permute(2, 0, 1))
+    prepared = replace(transform, std=frame_std(transform)).normalise(pixels.permute(2, 0, 1))
     return F.normalize(model(prepared[None]).patches[0].float(), dim=-1)
+
+
+def frame_std(transform: ImageTransform) -> tuple[float, float, float]:
+    """What frames are divided by: the official script's numbers, but for a model that has others than ImageNet's."""
+    return OFFICIAL_STD if transform.std == IMAGENET_STD else transform.std
 
 
 def seen_size(given: tuple[int, int], size: int, patch: int) -> tuple[int, int]:
@@ -88,7 +94,7 @@ def label_grid(labels: Labels, numbers: Labels, columns: int, rows: int) -> Tens
 
 
 def carry(target: Tensor, sources: Tensor, labels: Tensor, options: PropagationOptions) -> Tensor:
-    """Labels of earlier frames -> those of a later one, in memory that does not grow with the square of the patches.
+    """Labels of earlier frames -> those of a later one, tile by tile: neither memory nor work grows with the square of the patches.
 
     Args:
         target: features [H, W, D] of length 1.
@@ -100,23 +106,18 @@ def carry(target: Tensor, sources: Tensor, labels: Tensor, options: PropagationO
         and columns away; of patches as like as the last of these all count.
     """
     height, width = target.shape[:2]
-    radius = options.radius
-    columns = torch.arange(width, device=target.device)
-    far = (columns[:, None] - columns).abs() > radius  # [W, W]
-    carried = []
-    step = _rows_at_once(len(sources), height, width, radius)
-    for top in range(0, height, step):
-        bottom = min(top + step, height)
-        low, high = max(0, top - radius), min(height, bottom + radius)
-        asked = sources[:, low:high].flatten(0, 2)  # [frames * rows * W, D]
-        similarity = (target[top:bottom].flatten(0, 1) @ asked.T).view(bottom - top, width, len(sources), high - low, width)
-        rows = torch.arange(top, bottom, device=target.device)[:, None] - torch.arange(low, high, device=target.device)
-        away = (rows.abs() > radius)[:, None, None, :, None] | far[None, :, None, None, :]
-        similarity = similarity.masked_fill_(away, -torch.inf).flatten(2).flatten(0, 1)  # [step * W, frames * rows * W]
+    carried = labels.new_empty(height, width, labels.shape[-1])
+    for top, left in product(range(0, height, TILE), range(0, width, TILE)):
+        rows, near_rows, far_rows = _stretch(top, height, options.radius)
+        columns, near_columns, far_columns = _stretch(left, width, options.radius)
+        part, asked = (rows, columns), (slice(None), near_rows, near_columns)
+        similarity = target[part].flatten(0, 1) @ sources[asked].flatten(0, 2).T  # [patches of the tile, frames * patches near it]
+        far = (far_rows[:, None, :, None] | far_columns[None, :, None, :]).reshape(len(similarity), 1, -1).to(similarity.device)
+        similarity.view(len(similarity), len(sources), -1).masked_fill_(far, -torch.inf)
         least = similarity.topk(min(options.neighbours, similarity.shape[1]), dim=1).values[:, -1:]
         weights = similarity.masked_fill_(similarity < least, -torch.inf).div_(options.temperature).softmax(dim=1)
-        carried.append((weights @ labels[:, low:high].flatten(0, 2)).view(bottom - top, width, -1))
-    return torch.cat(carried)
+        carried[part] = (weights @ labels[asked].flatten(0, 2)).view(carried[part].shape)
+    return carried
 
 
 def strongest_label(labels: Tensor, patch: int, size: tuple[int, int]) -> Labels:
@@ -128,9 +129,9 @@ def strongest_label(labels: Tensor, patch: int, size: tuple[int, int]) -> Labels
     return np.asarray(Image.fromarray(places).resize(size, Image.Resampling.NEAREST))
 
 
-def _rows_at_once(frames: int, height: int, width: int, radius: int) -> int:
-    """How many rows of patches can be carried at a time."""
-    step = height
-    while step > 1 and step * width * frames * min(height, step + 2 * radius) * width > SIMILARITIES:
-        step = (step + 1) // 2
-    return step
+def _stretch(start: int, end: int, radius: int) -> tuple[slice, slice, Tensor]:
+    """A tile's rows, or columns, of 0 to `end`; those near them; and which of these are too far from which, bool [tile, near]."""
+    tile = slice(start, min(start + TILE, end))
+    near = slice(max(0, start - radius), min(end, tile.stop + radius))
+    places = torch.arange(end)
+    return tile, near, (places[tile, None] - places[near]).abs() > radius

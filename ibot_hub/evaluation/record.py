@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ibot_hub.devices import choose_devices, choose_dtype
 from ibot_hub.errors import StoreError
 from ibot_hub.evaluation.images import Network
+from ibot_hub.evaluation.options import OwnWay
 from ibot_hub.evaluation.table import Table
 from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
@@ -54,6 +56,22 @@ def record_of_images(
     """The record of one protocol that saw the images themselves through `network`."""
     dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
     return model_record(model, protocol, data, {"preprocessing": asdict(network.transform), "dtype": dtype, **settings}, results, table)
+
+
+def record_of_options(
+    model: Model,
+    options: OwnWay,
+    protocol: str,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    table: Table,
+) -> Record:
+    """The record of one protocol in which the model saw the images in the way that its options say; `settings` say what else there is."""
+    device = choose_devices(options.device)[0]
+    computed = {"device": device.type, "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch.")}
+    transform = {"patch": model.transform.patch, "mean": model.transform.mean, "std": model.transform.std}
+    return model_record(model, protocol, data, {**asdict(options), **computed, **transform, **settings}, results, table)
 
 
 def model_record(

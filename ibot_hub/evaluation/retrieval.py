@@ -30,7 +30,12 @@ class RetrievalReport:
 
 
 def retrieval(
-    gallery: Tensor, labels: Tensor, queries: Tensor | None = None, query_labels: Tensor | None = None, ks: Sequence[int] = KS
+    gallery: Tensor,
+    labels: Tensor,
+    queries: Tensor | None = None,
+    query_labels: Tensor | None = None,
+    ks: Sequence[int] = KS,
+    classes: Sequence[str] = (),
 ) -> RetrievalReport:
     """Let each query rank the gallery; the images of its class are right.
 
@@ -41,19 +46,21 @@ def retrieval(
         labels: whole numbers [N].
         queries, query_labels: [M, F] and [M]; without them each image of the gallery asks for the others of its class, and is
             itself taken out of its answers.
+        classes: names of the labels, for messages.
 
     Raises:
-        UsageError: rows that do not fit together, features that are not finite, a query that no image of the gallery can answer.
+        UsageError: rows that do not fit together, features that are not finite, a gallery of one class, a query that no image of the
+        gallery can answer.
     """
     own = queries is None or query_labels is None
     asked, wanted = (gallery, labels) if queries is None or query_labels is None else (queries, query_labels)
-    for features, classes, name in ((gallery, labels, "gallery"), (asked, wanted, "queries")):
-        if features.ndim != 2 or not len(features) or classes.shape != features.shape[:1]:
-            shapes = f"features {list(features.shape)} and labels {list(classes.shape)}"
+    for features, truth_of, name in ((gallery, labels, "gallery"), (asked, wanted, "queries")):
+        if features.ndim != 2 or not len(features) or truth_of.shape != features.shape[:1]:
+            shapes = f"features {list(features.shape)} and labels {list(truth_of.shape)}"
             raise UsageError(f"The {name} must be rows of features with one label a row; these are {shapes}.")
     if not ks or min(ks) < 1:
         raise UsageError(f"ks is {list(ks)}; each number of answers must be at least 1.")
-    _check_answerable(labels.cpu(), wanted.cpu(), own)
+    _check_answerable(labels.cpu(), wanted.cpu(), own, classes)
     columns = torch.arange(len(gallery))
 
     def truth(part: slice) -> tuple[Tensor, Tensor]:
@@ -65,12 +72,14 @@ def retrieval(
     return RetrievalReport(found.mean_ap, tuple(ks), found.mean_at, found.ap, len(gallery), len(asked))
 
 
-def _check_answerable(labels: Tensor, wanted: Tensor, own: bool) -> None:
-    classes, counts = labels.unique(return_counts=True)
-    enough = classes[counts > own]
-    lost = wanted[~torch.isin(wanted, enough)]
+def _check_answerable(labels: Tensor, wanted: Tensor, own: bool, classes: Sequence[str]) -> None:
+    present, counts = labels.unique(return_counts=True)
+    if len(present) == 1:
+        raise UsageError("All images of the gallery are of one class, so that every answer is right; give several class folders.")
+    lost = wanted[~torch.isin(wanted, present[counts > own])]
     if not len(lost):
         return
+    name = repr(classes[int(lost[0])]) if classes else int(lost[0])
     if own:
-        raise UsageError(f"Class {int(lost[0])} has a single image, which finds no other; leave its folder out, or name queries.")
-    raise UsageError(f"Class {int(lost[0])} has no image in the gallery; of the queries, {len(lost)} are of such classes.")
+        raise UsageError(f"Class {name} has a single image, which finds no other; leave it out, or name queries.")
+    raise UsageError(f"Class {name} has no image in the gallery; of the queries, {len(lost)} are of such classes.")

@@ -36,7 +36,8 @@ def test_a_clip_is_followed(ibot: Ibot, davis: Path, tmp_path: Path) -> None:
     record = json.loads((out / "video.json").read_text())
     assert stdout.splitlines()[-1].split()[2] == f"{record['results']['j_and_f']:.2f}"
     assert record["results"]["j"] > 80
-    assert record["settings"]["radius"] == 12
+    assert (record["settings"]["radius"], record["settings"]["device"], record["settings"]["patch"]) == (12, "cpu", 8)
+    assert record["settings"]["std"] == [0.228, 0.224, 0.225]
     assert record["results"]["objects"][0]["frames"] == 2
     assert sorted(path.name for path in (out / "masks" / "square").iterdir()) == ["00001.png", "00002.png", "00003.png"]
     with Image.open(out / "video.png") as picture:

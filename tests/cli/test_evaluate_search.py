@@ -41,6 +41,13 @@ def test_retrieval_of_class_folders(ibot: Ibot, classes: Path, tmp_path: Path) -
     assert 50 < record["results"]["map"] <= 100
 
 
+def test_a_class_of_one_image_is_named(ibot: Ibot, classes: Path, tmp_path: Path) -> None:
+    (classes / "cats").mkdir()
+    Image.new("RGB", (64, 64)).save(classes / "cats" / "cat.png")
+    code, _, stderr = ibot("eval", "retrieval", "--gallery", classes, "--model", "tiny", "--device", "cpu", "-o", tmp_path / "out")
+    assert (code, "Class 'cats' has a single image, which finds no other" in stderr) == (2, True)
+
+
 def test_retrieval_of_features_with_queries(ibot: Ibot, classes: Path, tmp_path: Path) -> None:
     """The same images on both sides, so each query's first answer is itself; no model is needed."""
     assert ibot("extract-features", classes, "-o", tmp_path / "features", "--model", "tiny", "--dtype", "float32")[0] == 0
@@ -84,7 +91,7 @@ def test_revisited(ibot: Ibot, oxford: Path, tmp_path: Path) -> None:
     assert "teacher network" in stderr
     assert [line.split()[0] for line in stdout.splitlines()[1:]] == ["setting", "easy", "medium", "hard"]
     record = json.loads((tmp_path / "out" / "revisited.json").read_text())
-    assert record["settings"]["size"] == 96
+    assert (record["settings"]["size"], record["settings"]["dtype"], record["settings"]["device"]) == (96, "float32", "cpu")
     assert record["weights"] == weights_digest(load("tiny").backbone)
     assert set(record["results"]) == {"easy", "medium", "hard"}
     again = json.loads(ibot(*words, "--images", oxford / "jpg", "--json")[1])

@@ -77,6 +77,10 @@ def test_masks_in_grey(tmp_path: Path) -> None:
     for image in (Image.fromarray(white), Image.fromarray(white).convert("1")):
         image.save(path)
         assert np.array_equal(read_mask(path, (3, 2)), LABELS == 1)  # one object, not undecided pixels
+    palette = Image.fromarray(white)
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(path)
+    assert np.array_equal(read_mask(path, (3, 2)), white)  # here they are undecided
 
 
 def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:

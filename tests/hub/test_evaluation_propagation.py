@@ -57,22 +57,15 @@ def plain(target: Tensor, sources: Tensor, labels: Tensor, options: PropagationO
     return answer
 
 
-@pytest.mark.parametrize(("radius", "neighbours", "bound"), [(1, 5, 2**24), (2, 5, 1200), (12, 5, 700), (2, 1, 1), (0, 5, 2**24)])
-def test_equals_a_plain_implementation(radius: int, neighbours: int, bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever fits in memory: `bound` similarities at a time."""
-    monkeypatch.setattr(module, "SIMILARITIES", bound)
+@pytest.mark.parametrize(("radius", "neighbours", "tile"), [(1, 5, 8), (2, 5, 3), (12, 5, 2), (2, 1, 1), (0, 5, 4)])
+def test_equals_a_plain_implementation(radius: int, neighbours: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is carried at a time."""
+    monkeypatch.setattr(module, "TILE", tile)
     torch.manual_seed(0)
     target, sources = F.normalize(torch.randn(5, 7, 6), dim=-1), F.normalize(torch.randn(3, 5, 7, 6), dim=-1)
     labels = torch.rand(3, 5, 7, 2)
     options = PropagationOptions(radius=radius, neighbours=neighbours)
     assert carry(target, sources, labels, options).numpy() == pytest.approx(plain(target, sources, labels, options), abs=1e-5)
-
-
-def test_rows_are_carried_in_parts_where_memory_asks_for_it() -> None:
-    assert module._rows_at_once(6, 30, 52, 12) == 30  # 480p in patches of 16
-    step = module._rows_at_once(8, 60, 104, 12)  # in patches of 8: all at once would be 1.2 GB
-    assert 1 < step < 60
-    assert step * 104 * 8 * (step + 24) * 104 <= module.SIMILARITIES
 
 
 def test_patches_that_are_equally_like_all_count() -> None:

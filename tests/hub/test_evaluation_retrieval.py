@@ -58,6 +58,10 @@ def test_what_cannot_be_answered_is_refused() -> None:
         retrieval(gallery[labels < 4], labels[labels < 4], queries, wanted)
     with pytest.raises(UsageError, match="Class 0 has a single image, which finds no other"):
         retrieval(gallery[:6], torch.tensor([0, 1, 2, 2, 1, 2]))
+    with pytest.raises(UsageError, match="Class 'cat' has a single image"):
+        retrieval(gallery[:6], torch.tensor([0, 1, 2, 2, 1, 2]), classes=("cat", "cow", "dog"))
+    with pytest.raises(UsageError, match="All images of the gallery are of one class"):
+        retrieval(gallery, torch.zeros(20, dtype=torch.int64))
     with pytest.raises(UsageError, match=r"The queries must be rows of features with one label a row; these are features \[10, 16\]"):
         retrieval(gallery, labels, queries, wanted[:9])
     with pytest.raises(UsageError, match=r"ks is \[0\]; each number of answers must be at least 1"):

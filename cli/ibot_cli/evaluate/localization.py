@@ -1,7 +1,7 @@
 """`ibot eval localize`: how well boxes round what [CLS] attends to agree with given ones."""
 
 import sys
-from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +40,7 @@ def localize(
     """
     from ibot_hub.evaluation.boxes import read_boxes
     from ibot_hub.evaluation.localization import evaluate_localization
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
 
     given = read_boxes(boxes)
     loaded = loaded_model(model)
@@ -50,7 +50,8 @@ def localize(
     corloc = dict(zip(report.maps, report.corloc, strict=True))
     results = {"corloc": corloc, "best": report.maps[report.best], "images": len(report.paths), "failed": report.failed}
     data = {"images": str(images), "boxes": str(boxes)}
-    done = model_record(loaded, "localize", data, {**asdict(options), "of": report.of}, results, report.table)
+    settings = {"of": report.of, "scipy": version("scipy")}
+    done = record_of_options(loaded, options, "localize", data, settings, results, report.table)
     answer(done, out, as_json)
     write_picture(_drawn(images, report, given), out / "localize.png")
 

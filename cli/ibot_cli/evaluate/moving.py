@@ -1,6 +1,7 @@
 """`ibot eval video`: how well a model follows objects through clips."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,8 @@ def video(
     Prints J, F and their mean; writes the masks, and a picture of the first, middle and last frame of clips.
     """
     from ibot_hub.evaluation.clips import read_clips
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.propagation import frame_std
+    from ibot_hub.evaluation.record import record_of_options
     from ibot_hub.evaluation.tracking import evaluate_tracking
 
     clips = read_clips(folder, split)
@@ -43,8 +45,8 @@ def video(
     report = evaluate_tracking(loaded, clips, out / "masks", options)
     write_picture(_drawn(clips[:DRAWN], out / "masks"), out / "video.png")
     results = {"j_and_f": report.both, "j": report.regions, "f": report.contours, "objects": [asdict(found) for found in report.objects]}
-    settings = {**asdict(options), "clips": len(clips)}
-    answer(model_record(loaded, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json)
+    settings = {"clips": len(clips), "std": frame_std(loaded.transform), "scipy": version("scipy")}
+    answer(record_of_options(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json)
 
 
 def _drawn(clips: "list[MaskedClip]", masks: Path) -> "Image":

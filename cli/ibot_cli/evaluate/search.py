@@ -1,6 +1,5 @@
 """`ibot eval retrieval`, `revisited` and `copy`: how well images find their like."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,7 @@ def retrieval(
     seen_by = opened(model, *sources)
     if query is None:
         one = one_side(gallery, seen_by, out, options)
-        report = protocol.retrieval(one.features, one.labels)
+        report = protocol.retrieval(one.features, one.labels, classes=one.classes)
     else:
         one, other = both_sides(gallery, query, seen_by, out, options)
         report = protocol.retrieval(one.features, one.labels, other.features, other.labels)
@@ -61,7 +60,7 @@ def revisited(
     """
     from ibot_hub.evaluation import revisited as protocol
     from ibot_hub.evaluation.groundtruth import read_ground_truth
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
 
     asked = read_ground_truth(truth)
     folder = images or truth.parent / "jpg"
@@ -69,9 +68,9 @@ def revisited(
     loaded = loaded_model(model)
     report = protocol.evaluate_revisited(loaded, asked, folder, out / "features", options)
     results = {name: {"map": found.mean_ap, "mp": found.mean_at} for name, found in report.settings.items()}
-    settings = {**asdict(options), "scales": protocol.SCALES, "k": report.ks}
+    settings = {"scales": protocol.SCALES, "k": report.ks}
     data = {"truth": str(truth), "images": str(folder)}
-    answer(model_record(loaded, "revisited", data, settings, results, report.table), out, as_json)
+    answer(record_of_options(loaded, options, "revisited", data, settings, results, report.table), out, as_json)
 
 
 @options_from(CopyOptions)
@@ -90,7 +89,7 @@ def copy(
     By [CLS] and the generalised mean of patches; mAP of each block of copies. The official code measures it beside Table 16.
     """
     from ibot_hub.evaluation.copies import evaluate_copies, read_copies
-    from ibot_hub.evaluation.record import model_record
+    from ibot_hub.evaluation.record import record_of_options
     from ibot_hub.sources import kind_of
 
     images = read_copies(folder)
@@ -102,4 +101,4 @@ def copy(
         block: {"map": value, "copies": count} for block, value, count in zip(report.blocks, report.mean_ap, report.queries, strict=True)
     }
     data = {"images": str(folder), "distractors": distractors or "", "whitening": whitening or ""}
-    answer(model_record(loaded, "copy", data, {**asdict(options), "images": report.images}, results, report.table), out, as_json)
+    answer(record_of_options(loaded, options, "copy", data, {"images": report.images}, results, report.table), out, as_json)
