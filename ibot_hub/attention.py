@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,8 @@ def cls_attention(backbone: ViT | Swin, images: Tensor, layers: Sequence[int]) -
         return []
     rows: dict[int, Tensor] = {}
     tokens, height, width = vit.embed(images)
-    for index, block in enumerate(vit.blocks[: max(wanted) + 1]):
+    blocks: Any = vit.blocks  # torch types what a module holds as if it might be anything
+    for index, block in enumerate(blocks[: max(wanted) + 1]):
         normed = block.norm1(tokens)
         if index in wanted:
             rows[index] = _cls_row(block, normed).unflatten(2, (height, width))
@@ -107,8 +108,9 @@ def last_block(backbone: ViT | Swin, images: Tensor) -> tuple[Tensor, Tensor]:
     vit = needs_cls(backbone)
     tokens, height, width = vit.embed(images)
     tokens = vit.blocks[:-1](tokens)
-    row = _cls_row(vit.blocks[-1], vit.blocks[-1].norm1(tokens))
-    patches = vit.blocks[-1](tokens)[:, 1:]
+    last: Any = vit.blocks[-1]
+    row = _cls_row(last, last.norm1(tokens))
+    patches: Tensor = last(tokens)[:, 1:]
     return row.unflatten(2, (height, width)), patches.unflatten(1, (height, width))
 
 
