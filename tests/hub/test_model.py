@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from ibot_hub.attention import cls_attention
+from ibot_hub.devices import cpu_multiplies_bfloat16, placed
 from ibot_hub.errors import ImageError, UsageError, WeightsError
 from ibot_hub.images import ImageTransform, decode
 from ibot_hub.loading import load
@@ -309,10 +310,10 @@ def test_device_and_dtype_follow_the_weights(model: Model, photo: Path) -> None:
     assert model(some_images(1, 3, 32, 32)).cls.device.type == "meta"
 
 
-def trained_like() -> Model:
+def trained_like(embed_dim: int, depth: int) -> Model:
     """A ViT whose weights have the scale that training gives: attention that selects, tokens that differ."""
     torch.manual_seed(0)
-    vit = ViT(img_size=224, patch_size=16, embed_dim=128, depth=4, num_heads=2)
+    vit = ViT(img_size=224, patch_size=16, embed_dim=embed_dim, depth=depth, num_heads=embed_dim // 64)
     with torch.no_grad():
         nn.init.normal_(vit.pos_embed, std=0.5)
         nn.init.normal_(vit.cls_token, std=0.5)
@@ -324,11 +325,18 @@ def trained_like() -> Model:
     return Model(vit, None, None, ImageTransform(), Card("made", "ViT", None)).eval()
 
 
-def test_bfloat16_agrees_with_float32_on_a_photograph(photo: Path) -> None:
-    model = trained_like()
+@pytest.mark.parametrize(
+    ("embed_dim", "depth"),
+    [(128, 4), pytest.param(384, 12, marks=pytest.mark.skipif(not cpu_multiplies_bfloat16(), reason="takes minutes on this CPU"))],
+)
+def test_bfloat16_agrees_with_float32_on_a_photograph(embed_dim: int, depth: int, photo: Path) -> None:
+    """Also as the extraction computes it, its weights reordered."""
+    model = trained_like(embed_dim, depth)
     precise = model(photo)
     assert F.cosine_similarity(precise.patches[0, 3, 3], precise.patches[0, 10, 10], dim=0) < 0.9  # so that agreement says something
-    rough = model.to(torch.bfloat16)(photo)
-    assert rough.cls.dtype == rough.patches.dtype == torch.bfloat16
-    assert F.cosine_similarity(rough.cls.float(), precise.cls).item() >= 0.999
-    assert F.cosine_similarity(rough.patches.float(), precise.patches, dim=-1).mean().item() >= 0.998
+    ordered = placed(model.backbone, torch.device("cpu"), torch.bfloat16)
+    model.to(torch.bfloat16)
+    for rough in (model(photo), ordered(model.transform(decode(photo))[None].bfloat16())):
+        assert rough.cls.dtype == rough.patches.dtype == torch.bfloat16
+        assert F.cosine_similarity(rough.cls.float(), precise.cls).item() >= 0.999
+        assert F.cosine_similarity(rough.patches.float(), precise.patches, dim=-1).mean().item() >= 0.998
