@@ -37,6 +37,7 @@ K, TEMPERATURE = 20, 0.07
 TARGET = 1.5  # times the pixels, on all classes; for two CPU cores
 BATCH = 100  # images
 QUICK = 10  # every tenth image
+EPOCHS = 20  # of the linear probe in --report
 COLUMNS = ("all", "seen", "unseen", "CIFAR-10 (JPEG copy)")
 Extract = Callable[[list[Image]], Tensor]  # images -> [B, D]
 
@@ -127,7 +128,7 @@ def frozen(out: Path, val: Labelled) -> None:
     model = ibot_hub.load(EMBEDDED, head=True)
     card = replace(model.card, name=UNTRAINED, network=None)
     networks = [model, Model(untrained(model), None, None, model.transform, card).eval()]
-    evaluations = [evaluate(each, train, asked, out / folder_of(each), resize="squash") for each in networks]
+    evaluations = [evaluate(each, train, asked, out / folder_of(each), resize="squash", epochs=EPOCHS) for each in networks]
     write_page(evaluations, {**curves(evaluations), **attention(model, evaluations[0])}, out)
     print(summary(evaluations).markdown())
 
