@@ -78,18 +78,18 @@ def _accuracy(knn: float, linear: float, fine_tuned: float | None = None) -> dic
     return {"k-NN": knn, "linear": linear} | ({"fine-tuned": fine_tuned} if fine_tuned else {})
 
 
-def _dino(name: str, folder: str, arch: str, megabytes: int, knn: float, linear: float) -> Checkpoint:
+def _dino(name: str, folder: str, arch: str, megabytes: int, knn: float | None = None, linear: float | None = None) -> Checkpoint:
     return Checkpoint(
         name=name, arch=arch, network="teacher", data="ImageNet-1K", patterns=65536, host=DINO_HOST, folder=folder,
         backbone_file=f"{folder}.pth", full_file=f"{folder}_full_checkpoint.pth", sizes={f"{folder}.pth": megabytes * 1_000_000},
-        metrics=_accuracy(knn, linear), paper="DINO, ICCV 2021 (arXiv:2104.14294)",
+        metrics=_accuracy(knn, linear) if knn and linear else {}, paper="DINO, ICCV 2021 (arXiv:2104.14294)",
         notes="A baseline, not iBOT: its head knows only [CLS].",
     )  # fmt: skip
 
 
-def _dinov2(name: str, repository: str, arch: str, knn: float, linear: float) -> Checkpoint:
+def _dinov2(name: str, repository: str, arch: str) -> Checkpoint:
     return Checkpoint(
-        name=name, arch=arch, network=None, data="LVD-142M", repository=repository, metrics=_accuracy(knn, linear),
+        name=name, arch=arch, network=None, data="LVD-142M", repository=repository,
         paper="DINOv2, TMLR 2024 (arXiv:2304.07193)",
         notes="A baseline, not iBOT, distilled from a larger network; its own size is 518 px, 37 x 37 patches (--size 224: 16 x 16).",
     )  # fmt: skip
@@ -176,11 +176,11 @@ CATALOG: tuple[Checkpoint, ...] = (
         _VISIONFM, name="visionfm_oct", folder="visionfm_oct", data="optical coherence tomography", mean=(0.2109,) * 3, std=(0.1760,) * 3
     ),
     _dino("dino_vit_s16", "dino_deitsmall16_pretrain", "ViT-S/16", 87, 74.5, 77.0),
-    _dino("dino_vit_s8", "dino_deitsmall8_pretrain", "ViT-S/8", 87, 78.3, 79.7),
+    _dino("dino_vit_s8", "dino_deitsmall8_pretrain", "ViT-S/8", 87),
     _dino("dino_vit_b16", "dino_vitbase16_pretrain", "ViT-B/16", 343, 76.1, 78.2),
-    _dino("dino_vit_b8", "dino_vitbase8_pretrain", "ViT-B/8", 343, 77.4, 80.1),
-    _dinov2("dinov2_vit_s14", "timm/vit_small_patch14_dinov2.lvd142m", "ViT-S/14", 79.0, 81.1),
-    _dinov2("dinov2_vit_b14", "timm/vit_base_patch14_dinov2.lvd142m", "ViT-B/14", 82.1, 84.5),
+    _dino("dino_vit_b8", "dino_vitbase8_pretrain", "ViT-B/8", 343),
+    _dinov2("dinov2_vit_s14", "timm/vit_small_patch14_dinov2.lvd142m", "ViT-S/14"),
+    _dinov2("dinov2_vit_b14", "timm/vit_base_patch14_dinov2.lvd142m", "ViT-B/14"),
 )
 # fmt: on
 
