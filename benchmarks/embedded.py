@@ -2,7 +2,7 @@
 
     python -m benchmarks.embedded --val DIR --train DIR --cifar-train DIR --cifar-test DIR
     python -m benchmarks.embedded RUN ...          a run's folder, or any model, in place of the three; --quick to see that all runs
-    python -m benchmarks.embedded --report OUT --val DIR --train DIR      `ibot eval report` of the model and of the untrained network
+    python -m benchmarks.embedded --report OUT ...                        the protocols of `ibot eval report` instead of k-NN alone
 
 Weighted k-NN (k = 20, T = 0.07) of images that no training saw, in class folders. Tiny ImageNet: in each class of --val, images in the
 order of their names, the even ones (the first, the third, ...) are the index, the odd ones the queries. "seen" are the queries of classes
@@ -25,11 +25,15 @@ from torch import Tensor
 import ibot_hub
 from benchmarks.measure import machine, verdict
 from ibot_hub.devices import choose_devices
-from ibot_hub.evaluation.frozen import evaluate, folder_of
+from ibot_hub.evaluation import labelled as hub
+from ibot_hub.evaluation.frozen import evaluate, folder_of, measure
 from ibot_hub.evaluation.knn import knn
-from ibot_hub.evaluation.page import attention, curves, summary, write_page
+from ibot_hub.evaluation.options import ReportOptions
+from ibot_hub.evaluation.page import curves, summary, write_page
+from ibot_hub.features.store import Manifest
 from ibot_hub.images import decode
 from ibot_hub.model import Model
+from ibot_hub.versions import versions
 from ibot_hub.vit import ViT
 
 PIXELS, UNTRAINED, EMBEDDED = "pixels", "untrained", "tiny"
@@ -49,6 +53,10 @@ class Labelled:
     paths: list[Path]
     labels: Tensor  # int64 [N], places in `classes`
     classes: list[str]  # sorted
+
+    def part(self, chosen: Tensor) -> "Labelled":
+        """Those of bool [N]."""
+        return Labelled([path for path, mine in zip(self.paths, chosen.tolist(), strict=True) if mine], self.labels[chosen], self.classes)
 
     def even(self) -> Tensor:
         """Whether an image is the first, the third, ... of its class, [N]."""
@@ -118,19 +126,55 @@ def cifar(extract: Extract, index: Labelled, queries: Labelled) -> dict[str, flo
     return {COLUMNS[3]: report.top1[0]}
 
 
-def frozen(out: Path, val: Labelled) -> None:
-    """The frozen protocols of the embedded model beside the untrained network: the even images train, the odd ones are asked."""
+def frozen(names: list[str], out: Path, title: str, train: Labelled, asked: Labelled) -> None:
+    """The frozen protocols of raw pixels and models beside each other, on images that train and images that are asked."""
+    print(f"\n{title}: {len(train.paths)} images train, {len(asked.paths)} are asked", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    even = val.even()
-    train, asked = out / "even.txt", out / "odd.txt"
-    for file, chosen in ((train, even), (asked, ~even)):
-        file.write_text("\n".join(str(path.absolute()) for path, mine in zip(val.paths, chosen.tolist(), strict=True) if mine) + "\n")
-    model = ibot_hub.load(EMBEDDED, head=True)
-    card = replace(model.card, name=UNTRAINED, network=None)
-    networks = [model, Model(untrained(model), None, None, model.transform, card).eval()]
-    evaluations = [evaluate(each, train, asked, out / folder_of(each), resize="squash", epochs=EPOCHS) for each in networks]
-    write_page(evaluations, {**curves(evaluations), **attention(model, evaluations[0])}, out)
-    print(summary(evaluations).markdown())
+    one, other = _listed(train, out / "train.txt"), _listed(asked, out / "val.txt")
+    tiny = ibot_hub.load(EMBEDDED, head=True)
+    evaluations = []
+    for name in names:
+        model = opened(name, tiny)
+        if model is None:
+            sides = of_pixels(train, one, tiny), of_pixels(asked, other, tiny)
+            data = {"train": str(one), "val": str(other)}
+            done = measure(sides, sides, data, out / PIXELS, ReportOptions(epochs=EPOCHS))
+        else:
+            done = evaluate(model, one, other, out / folder_of(model), resize="squash", epochs=EPOCHS)
+        evaluations.append(done)
+        print(summary([done]).text(), flush=True)
+    write_page(evaluations, curves(evaluations), out)
+    print(f"{summary(evaluations).markdown()}\nwritten to {out / 'report.html'}", flush=True)
+
+
+def opened(name: str, tiny: Model) -> Model | None:
+    """The model, of which the untrained one is as `tiny` before its first step; None for pixels."""
+    if name == UNTRAINED:
+        return Model(untrained(tiny), None, None, tiny.transform, replace(tiny.card, name=UNTRAINED, network=None)).eval()
+    return None if name == PIXELS else tiny if name == EMBEDDED else ibot_hub.load(name)
+
+
+def of_pixels(data: Labelled, listed: Path, tiny: Model) -> hub.Labelled:
+    """The normalised pixels of images as features of no network."""
+    rows, transform = features(extractor(PIXELS), data), tiny.transform
+    facts: dict[str, Any] = {
+        "size": transform.size,
+        "resize": "squash",
+        "patch": transform.patch,
+        "mean": transform.mean,
+        "std": transform.std,
+    }
+    manifest = Manifest(
+        model=PIXELS, arch=PIXELS, network=None, weights="none", source=str(listed), images=len(rows), listing="", preprocessing=facts,
+        tokens="cls", layers=1, pool="cls", dtype="float32", batch_size=BATCH, format="safetensors", shard_size=len(rows), device="cpu",
+        columns={"feature": [rows.shape[1]]}, versions=versions(),
+    )  # fmt: skip
+    return hub.Labelled(rows, data.labels, tuple(data.classes), tuple(map(str, data.paths)), manifest, ())
+
+
+def _listed(data: Labelled, file: Path) -> Path:
+    file.write_text("".join(f"{path.absolute()}\n" for path in data.paths))
+    return file
 
 
 def main() -> None:
@@ -141,14 +185,20 @@ def main() -> None:
     parser.add_argument("--cifar-train", type=Path, metavar="DIR", help="the index; without it, no CIFAR-10")
     parser.add_argument("--cifar-test", type=Path, metavar="DIR", help="the queries")
     parser.add_argument("--quick", action="store_true", help=f"every {QUICK}th image of a class: to see that all runs")
-    parser.add_argument("--report", type=Path, metavar="OUT", help="write the page of the frozen protocols there instead")
+    parser.add_argument(
+        "--report", type=Path, metavar="OUT", help="write pages of the frozen protocols there, and no k-NN by seen and unseen classes"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     options = parser.parse_args()
     step = QUICK if options.quick else 1
     val = labelled(options.val, step)
     seen = set(labelled(options.train, step).classes)
     if options.report:
-        frozen(options.report, val)
+        even = val.even()
+        frozen(options.models, options.report / "tiny-imagenet", "Tiny ImageNet, validation", val.part(even), val.part(~even))
+        if options.cifar_train:
+            sides = (labelled(folder, step) for folder in (options.cifar_train, options.cifar_test))
+            frozen(options.models, options.report / "cifar-10", COLUMNS[3], *sides)
         return
     report: dict[str, Any] = {"machine": machine(), "k": K, "temperature": TEMPERATURE, "images": len(val.paths), "top-1": {}}
     print(f"{len(val.paths)} images of {len(val.classes)} classes, {len(seen & set(val.classes))} of them seen in training")

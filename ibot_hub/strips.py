@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -14,13 +13,14 @@ from tqdm import tqdm
 
 from ibot_hub.attention import attention_maps
 from ibot_hub.draw.attention import draw_attention, draw_moving
-from ibot_hub.errors import ImageError, StoreError, UsageError
+from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.images import ImageTransform, decode, image_extensions, opened
 from ibot_hub.listing import Entry, Listing, write_listing
 from ibot_hub.model import Model
 from ibot_hub.options import AttentionOptions
 from ibot_hub.sources import kind_of, shown
 from ibot_hub.video import VIDEOS, Clip, count_frames, open_animation, open_video, write_mp4, write_webp
+from ibot_hub.writing import whole
 
 STILL, MOVING = (".png",), (".mp4", ".webp")  # the endings that are written
 NAME = 200  # bytes of a name that are kept, which leaves room for a number and the endings in the 255 of a file system
@@ -113,7 +113,7 @@ def _write_strip(job: _Job, entry: Entry) -> None:
         return
     maps = attention_maps(job.model, image, job.options.layer, transform=job.transform)
     strip = draw_attention(image, maps, mass=job.options.mass, heads=job.options.chosen_heads)
-    with _written(_target(job, entry, ".png", STILL)) as file:
+    with whole(_target(job, entry, ".png", STILL)) as partial, partial.open("w+b") as file:
         strip.save(file, "PNG")
 
 
@@ -123,7 +123,7 @@ def _write_moving(job: _Job, entry: Entry, clip: Clip, ending: str) -> None:
     bar = tqdm(clip.frames, desc=entry.shown, total=clip.count, unit="frame", leave=False, file=sys.stderr, disable=None)
     seen = ((frame, attention_maps(job.model, frame.image, options.layer, transform=job.transform)) for frame in bar)
     strips = draw_moving(seen, mass=options.mass, heads=options.chosen_heads)
-    with _written(target) as file:
+    with whole(target) as partial, partial.open("w+b") as file:
         if target.suffix.lower() == ".mp4":
             write_mp4(file, strips, clip.rate, clip.tick)
         else:
@@ -162,19 +162,3 @@ def _target(job: _Job, entry: Entry, ending: str, endings: tuple[str, ...]) -> P
     target = next(target for name in names if (target := job.out.joinpath(*folders, name)) not in job.taken)
     job.taken.add(target)
     return target
-
-
-@contextmanager
-def _written(target: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is there whole or not at all."""
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w+b") as file:
-            yield file
-        temporary.replace(target)
-    except OSError as error:
-        raise StoreError(f"Cannot write {shown(str(target))}: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

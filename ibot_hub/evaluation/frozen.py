@@ -1,4 +1,4 @@
-"""The frozen set: what the features of a model are worth, by several protocols on one pass over the images."""
+"""The frozen set: what features are worth, by several protocols on one pass over the images."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibot_hub.evaluation.clustering import cluster
 from ibot_hub.evaluation.knn import TEMPERATURE, knn, ks_up_to
-from ibot_hub.evaluation.labelled import Labelled, labelled, pair
+from ibot_hub.evaluation.labelled import Labelled, labelled, left_out, pair
 from ibot_hub.evaluation.linear import LAYERS, linear, probed
 from ibot_hub.evaluation.logistic import logistic
 from ibot_hub.evaluation.options import LogisticOptions, ReportOptions, SweepOptions
@@ -26,11 +26,15 @@ class Evaluation:
 
     records: tuple[Record, ...]  # in the order of the protocols
     val: Labelled  # [CLS] of the validation images
-    failed: int  # images of both sides that could not be read
 
     @property
     def model(self) -> str:
         return self.records[0].model
+
+    @property
+    def failed(self) -> int:
+        """Images of both sides that could not be read."""
+        return sum(self.records[0].results["left_out"].values())
 
 
 def evaluate(
@@ -53,11 +57,31 @@ def evaluate(
     layers = min(LAYERS, model.depth)
     sides = [labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in (train, val)]
     one, other = pair(*sides)
+    cls, wide = ((_part(one, model, *kind), _part(other, model, *kind)) for kind in _kinds(model))
+    return measure(cls, wide, {"train": str(train), "val": str(val)}, Path(out), options, model)
+
+
+def measure(
+    cls: tuple[Labelled, Labelled],
+    wide: tuple[Labelled, Labelled],
+    data: dict[str, str],
+    out: Path,
+    options: ReportOptions,
+    model: Model | None = None,
+) -> Evaluation:
+    """The protocols on features of training and validation images; each record is written as soon as it is measured.
+
+    Args:
+        cls: of each image the vector that k-NN, clusters and logistic regression are about.
+        wide: the vector that linear probing is about; both pairs are as `pair` gives them.
+        data: the two sources, as the record names them: "train" and "val".
+        model: what made the features, if its head is to be asked too.
+    """
     records = []
-    for done in _measured(model, one, other, {"train": str(train), "val": str(val)}, options):
-        write_record(done, Path(out))
+    for done in _measured(cls, wide, data, options, model):
+        write_record(done, out)
         records.append(done)
-    return Evaluation(tuple(records), _part(other, model, 1, "cls"), sum(side.failed for side in sides))
+    return Evaluation(tuple(records), cls[1])
 
 
 def folder_of(model: Model) -> str:
@@ -65,29 +89,43 @@ def folder_of(model: Model) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._]+', '-', model.card.name).strip('-.')[-60:]}-{weights_digest(model.backbone)[:8]}"
 
 
-def _measured(model: Model, train: Labelled, val: Labelled, data: dict[str, str], options: ReportOptions) -> Iterator[Record]:
+def _measured(
+    cls: tuple[Labelled, Labelled], wide: tuple[Labelled, Labelled], data: dict[str, str], options: ReportOptions, model: Model | None
+) -> Iterator[Record]:
     """The protocols one after the other, the quick ones first."""
-    one, other = (_part(side, model, 1, "cls") for side in (train, val))
+    one, other = cls
+    lost = {"left_out": left_out(train=one, val=other)}
     sides = (one.features, one.labels, other.features, other.labels)
     near = knn(*sides, ks_up_to(len(one.features)))
-    yield record(one.manifest, "knn", data, {"temperature": TEMPERATURE}, near.numbers, near.table)
+    yield record(one.manifest, "knn", data, {"temperature": TEMPERATURE}, {**near.numbers, **lost}, near.table)
     clusters = cluster(other, model, by="all", seed=options.seed)
-    yield record(other.manifest, "cluster", {"val": data["val"]}, {"seed": options.seed}, clusters.numbers, clusters.table)
+    yield record(
+        other.manifest,
+        "cluster",
+        {"val": data["val"]},
+        {"seed": options.seed},
+        {**clusters.numbers, "left_out": left_out(val=other)},
+        clusters.table,
+    )
     regression = logistic(*sides, seed=options.seed)
     yield record(
         one.manifest,
         "logistic",
         data,
         {"seed": options.seed, "select": regression.select, "held_out": LogisticOptions.held_out},
-        regression.numbers,
+        {**regression.numbers, **lost},
         regression.table,
     )
-    layers, pool = probed(model)
-    one, other = (_part(side, model, layers, pool) for side in (train, val))
+    one, other = wide
     probe = linear(one.features, one.labels, other.features, other.labels, epochs=options.epochs, seed=options.seed, device=options.device)
     settings = {"epochs": options.epochs, "seed": options.seed, "select": probe.select, "augment": False, "held_out": SweepOptions.held_out}
     settings["step_images"] = SweepOptions.step_images
-    yield record(one.manifest, "linear", data, settings, probe.numbers, probe.table)
+    yield record(one.manifest, "linear", data, settings, {**probe.numbers, **lost}, probe.table)
+
+
+def _kinds(model: Model) -> tuple[tuple[int, Pool], tuple[int, Pool]]:
+    """Layers and pool of the one vector of most protocols, and of that for linear probing."""
+    return (1, "cls"), probed(model)
 
 
 def _part(side: Labelled, model: Model, layers: int, pool: Pool) -> Labelled:

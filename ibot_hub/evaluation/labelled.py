@@ -96,6 +96,11 @@ def pair(train: Labelled, val: Labelled) -> tuple[Labelled, Labelled]:
     return train, replace(val, labels=places[val.labels], classes=train.classes)
 
 
+def left_out(**sides: Labelled) -> dict[str, int]:
+    """How many images of each side could not be read, as a record keeps it."""
+    return {name: side.failed for name, side in sides.items()}
+
+
 def class_folder(path: str, source: str | Path) -> str:
     """The class folder of an image as `source` names it: of a folder the first one of the path, of lists and shards the last.
 

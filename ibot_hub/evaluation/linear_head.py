@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ibot_hub.errors import StoreError, UsageError
 from ibot_hub.features.store import Manifest
+from ibot_hub.writing import whole
 
 KEY = "ibot_hub"  # of the metadata: classes, rate and manifest, as JSON
 
@@ -49,13 +50,8 @@ class LinearHead:
         """Write a safetensors file, whole or not at all, in a folder that is made. Raises StoreError where it cannot be written."""
         facts = json.dumps({"classes": self.classes, "rate": self.rate, "manifest": asdict(self.manifest)})
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{file.name}.partial")
+        with whole(file) as partial:
             partial.write_bytes(safetensors.torch.save(tensors, {KEY: facts}))
-            partial.replace(file)
-        except OSError as error:
-            raise StoreError(f"{file} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error
 
 
 def open_head(file: str | Path) -> LinearHead:

@@ -25,14 +25,14 @@ PHOTOS = 3  # whose attention is shown
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Table:
-    """The number of each protocol that is quoted, a column for each model."""
+    """The number of each protocol that is quoted, a column for each model; None where it has no such number."""
     for other in evaluations[1:]:
         for one, two in zip(evaluations[0].records, other.records, strict=True):
             if one.data != two.data:
                 raise UsageError(f"{evaluations[0].model} was measured on {dict(one.data)}, {other.model} on {dict(two.data)}.")
-    rows: list[tuple[Cell, ...]] = []
-    for name, number in _quoted(evaluations[0]).items():
-        rows.append((name, number, *(_quoted(other).get(name) for other in evaluations[1:])))
+    quoted = [_quoted(one) for one in evaluations]
+    names = dict.fromkeys(name for numbers in quoted for name in numbers)
+    rows: list[tuple[Cell, ...]] = [(name, *(numbers.get(name) for numbers in quoted)) for name in names]
     return Table("In per cent", ("measure", *(one.model for one in evaluations)), tuple(rows))
 
 

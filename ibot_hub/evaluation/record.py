@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ibot_hub.devices import choose_devices, choose_dtype
-from ibot_hub.errors import StoreError
 from ibot_hub.evaluation.images import Network
 from ibot_hub.evaluation.options import OwnWay
 from ibot_hub.evaluation.table import Table
@@ -16,6 +15,7 @@ from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
 from ibot_hub.model import Model
 from ibot_hub.versions import versions
+from ibot_hub.writing import whole
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,8 @@ def model_record(
 def write_record(done: Record, out: Path) -> Path:
     """PROTOCOL.json in the folder `out`, whole or not at all. Raises StoreError where it cannot be written."""
     path = out / f"{done.protocol}.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+    with whole(path) as partial:
         partial.write_text(as_json(done) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error
     return path
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ibot_hub.errors import SourceError, StoreError, UsageError
+from ibot_hub.errors import SourceError, UsageError
 from ibot_hub.evaluation.labelled import Labelled
 from ibot_hub.evaluation.subsets import drawn
+from ibot_hub.writing import whole
 
 
 def read_split(file: Path) -> list[str]:
@@ -28,13 +29,8 @@ def read_split(file: Path) -> list[str]:
 
 def write_split(file: Path, names: list[str]) -> None:
     """One name a line, whole or not at all. Raises StoreError."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
+    with whole(file) as partial:
         partial.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise StoreError(f"{file} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error
 
 
 def rows_of(names: list[str], train: Labelled, file: Path) -> Tensor:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ibot_hub.colours import distinct
 from ibot_hub.devices import choose_devices, choose_dtype, placed
-from ibot_hub.errors import ImageError, StoreError, UsageError
+from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.evaluation.clips import VOID, Labels, MaskedClip, objects_of, read_mask
 from ibot_hub.evaluation.masks import contour_accuracy, region_similarity
 from ibot_hub.evaluation.options import PropagationOptions
@@ -20,6 +20,7 @@ from ibot_hub.evaluation.propagation import carry_labels
 from ibot_hub.evaluation.table import Table
 from ibot_hub.images import decode
 from ibot_hub.model import Model
+from ibot_hub.writing import whole
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,8 @@ def write_labels(labels: Labels, path: Path) -> None:
     """A palette PNG, whole or not at all. Raises StoreError where it cannot be written."""
     image = Image.fromarray(labels)
     image.putpalette([level for colour in ((0, 0, 0), *distinct(int(labels.max()))) for level in colour])
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
         image.save(partial, format="PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error
 
 
 def _measured(clip: MaskedClip) -> list[int]:

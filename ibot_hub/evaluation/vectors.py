@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ibot_hub.devices import own_cores
-from ibot_hub.errors import ImageError, StoreError, UsageError
+from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.images import decode
 from ibot_hub.listing import Entry
+from ibot_hub.writing import whole
 
 PIECE = 128  # images whose vectors are one file: what an interruption costs at most
 
@@ -45,7 +46,8 @@ def vectors(
         images: what is looked at, in order.
         prepare: RGB image -> tensor, on threads.
         describe: that tensor -> vector [F].
-        cache: the folder for the pieces; each set of images, and each way to describe them, has a folder of its own in it.
+        cache: the folder for the pieces; each set of images, as their files are now, and each way to
+            describe them, has a folder of its own in it.
         facts: all that decides what the vectors are, but the images: weights, sizes, precision.
         workers: threads that decode images; default one a core.
 
@@ -53,7 +55,7 @@ def vectors(
         ImageError: an image that cannot be read or is too small; StoreError: the cache cannot be written; UsageError: a vector that is
         not finite.
     """
-    digest = hashlib.sha256(json.dumps([dict(facts), [asdict(image) for image in images]]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([dict(facts), [[asdict(image), _file_state(image)] for image in images]]).encode()).hexdigest()
     folder = cache / f"vectors-{digest[:16]}"
     pieces = []
     with (
@@ -71,9 +73,19 @@ def vectors(
                     rows.append(_described(image, tensor, describe))
                     bar.update()
                 piece = torch.stack(rows)
-                _write(path, piece)
+                with whole(path) as partial, partial.open("wb") as stream:
+                    np.save(stream, piece.numpy())
             pieces.append(piece)
     return torch.cat(pieces)
+
+
+def _file_state(image: Seen) -> tuple[int, int] | None:
+    """Size and time of change of its file, or of the shard that it is in, so that another image under its name is noticed."""
+    try:
+        facts = Path(image.entry.location).stat()
+    except OSError:  # that it cannot be read is told when it is read
+        return None
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _prepared(image: Seen, prepare: Callable[[Image], Tensor]) -> Tensor:
@@ -98,15 +110,3 @@ def _described(image: Seen, tensor: Tensor, describe: Callable[[Tensor], Tensor]
     if not row.isfinite().all():
         raise UsageError(f"The vector of {image.entry.shown} is not finite: the weights or the precision are wrong.")
     return row
-
-
-def _write(path: Path, piece: Tensor) -> None:
-    """Whole, or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            np.save(stream, piece.numpy())
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); free space, or choose another --out.") from error

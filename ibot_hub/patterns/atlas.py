@@ -4,7 +4,6 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from PIL import Image
 from ibot_hub.errors import StoreError, UsageError
 from ibot_hub.images import ImageTransform
 from ibot_hub.listing import Entry
+from ibot_hub.writing import whole
 
 KEY = "ibot_hub"  # of the Parquet metadata: kind, format and facts, as JSON
 KIND, FORMAT = "pattern atlas", 1
@@ -143,21 +143,14 @@ class PatternAtlas:
         """Write the atlas into one file, whole or not at all; one that is there is replaced. Raises StoreError if it cannot be written."""
         target = Path(file)
         record = json.dumps({"kind": KIND, "format": FORMAT, **asdict(self.facts)})
-        temporary = target.with_name(f".{target.name}.partial")
-        try:
-            schema, text = SCHEMA.with_metadata({KEY: record}), [f"members.list.element.{name}" for name in ("path", "location")]
-            with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=text, write_page_checksum=True) as writer:
-                for start in range(0, len(self.table), ROW_GROUP):
-                    rows = np.arange(start, min(start + ROW_GROUP, len(self.table)))
-                    writer.write_table(self.table.take(rows).cast(schema))  # of a slice, all members would be cast
-            with temporary.open("r+b") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise StoreError(f"{target} cannot be written ({error.strerror or error}); choose another --out.") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        schema, text = SCHEMA.with_metadata({KEY: record}), [f"members.list.element.{name}" for name in ("path", "location")]
+        with (
+            whole(target) as file,
+            pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=text, write_page_checksum=True) as writer,
+        ):
+            for start in range(0, len(self.table), ROW_GROUP):
+                rows = np.arange(start, min(start + ROW_GROUP, len(self.table)))
+                writer.write_table(self.table.take(rows).cast(schema))  # of a slice, all members would be cast
 
 
 def members_of(columns: Mapping[str, pa.Array]) -> pa.StructArray:

@@ -39,6 +39,9 @@ def test_retrieval_of_class_folders(ibot: Ibot, classes: Path, tmp_path: Path) -
     assert record["data"] == {"gallery": str(classes)}
     assert f"{record['results']['map']:.2f}" in stdout
     assert 50 < record["results"]["map"] <= 100
+    (classes / "dogs" / "broken.png").write_bytes(b"no image")
+    again = ibot("eval", "retrieval", "--gallery", classes, "--model", "tiny", "--device", "cpu", "-o", tmp_path / "again", "--json")
+    assert json.loads(again[1])["results"]["left_out"] == {"gallery": 1}
 
 
 def test_a_class_of_one_image_is_named(ibot: Ibot, classes: Path, tmp_path: Path) -> None:
@@ -56,6 +59,7 @@ def test_retrieval_of_features_with_queries(ibot: Ibot, classes: Path, tmp_path:
     assert code == 0
     answer = json.loads(stdout)
     assert answer["results"]["mp"][0] == 100
+    assert answer["results"]["left_out"] == {"gallery": 0, "query": 0}
     assert answer["data"] == {"gallery": str(tmp_path / "features"), "query": str(tmp_path / "features")}
 
 

@@ -45,6 +45,8 @@ def test_numbers_are_those_of_the_protocols_alone(
     assert probe["accuracies"] == linear(one.features, one.labels, other.features, other.labels, epochs=3).accuracies
     assert [way["way"] for way in groups["ways"]] == ["k-means", "head"]
     assert evaluation.failed == 1
+    sides = {"train": 0, "val": 1}
+    assert [record.results["left_out"] for record in evaluation.records] == [sides, {"val": 1}, sides, sides]
 
 
 def test_each_record_says_what_it_read(evaluation: Evaluation) -> None:

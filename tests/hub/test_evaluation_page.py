@@ -61,6 +61,18 @@ def test_two_models_stand_beside_each_other(evaluation: Evaluation) -> None:
     assert "&lt;other&gt;" in table.html()
 
 
+def test_a_number_that_one_model_has_alone_stands_beside_a_dash(evaluation: Evaluation) -> None:
+    without = []
+    for record in evaluation.records:
+        ways = [way for way in record.results.get("ways", ()) if way["way"] != "head"]
+        without.append(replace(record, results={**record.results, "ways": ways}))
+    other = replace(evaluation, records=tuple(without))
+    for pair, place in (([other, evaluation], 1), ([evaluation, other], 2)):
+        [row] = [row for row in summary(pair).rows if row[0] == "clusters by head, NMI"]
+        assert row[place] is None
+        assert isinstance(row[3 - place], float)
+
+
 def test_models_measured_on_different_images_are_not_compared(evaluation: Evaluation) -> None:
     elsewhere = replace(evaluation, records=tuple(replace(record, data={"val": "elsewhere"}) for record in evaluation.records))
     with pytest.raises(UsageError, match="elsewhere"):

@@ -86,6 +86,15 @@ def test_other_images_or_another_way_are_described_anew(images: list[Seen], tmp_
     assert vectors(boxes, prepare, describe, tmp_path, {"size": 1})[:, 1].tolist() == [4] * 10
 
 
+def test_an_image_replaced_under_its_name_is_described_anew(images: list[Seen], tmp_path: Path) -> None:
+    first = vectors(images, prepare, describe, tmp_path / "cache", {})
+    Image.fromarray(np.full((6, 8, 3), 200, dtype=np.uint8)).save(images[3].entry.location)
+    changed = vectors(images, prepare, describe, tmp_path / "cache", {})
+    assert changed[3].tolist() == [200, 8]
+    changed[3] = first[3]
+    assert changed.equal(first)
+
+
 def test_what_is_wrong_is_named(images: list[Seen], tmp_path: Path) -> None:
     def refuses(pixels: Tensor) -> Tensor:
         raise UsageError("Images of 6 x 8 pixels hold no patch of 16.")

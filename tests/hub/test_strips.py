@@ -201,6 +201,6 @@ def test_requests_that_make_no_sense(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"moves.gif moves, so it becomes .mp4 or .webp, not out.png"):
         write_strips(model, gif(tmp_path / "moves.gif", 2), tmp_path / "out.png", SMALL)
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"Cannot write .*file/one.png.png: "):
+    with pytest.raises(StoreError, match=r"file/one.png.png cannot be written \("):
         write_strips(model, image, tmp_path / "file", SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "moves.gif"]

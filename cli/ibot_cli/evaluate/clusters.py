@@ -22,6 +22,7 @@ def cluster(
     By k-means on [CLS] at length 1, and where the model has a head by the pattern that it finds most likely.
     """
     from ibot_hub.evaluation.clustering import cluster as protocol
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
     loaded = opened(model, val, head=True if options.by == "head" else None)
@@ -29,6 +30,5 @@ def cluster(
     report = protocol(side, loaded, options)
     used = {"scikit-learn": version("scikit-learn"), "scipy": version("scipy")}
     settings = {"by": options.by, "seed": options.seed, **used}
-    answer(
-        record(side.manifest, "cluster", {"val": val}, settings, {**report.numbers, "left_out": side.failed}, report.table), out, as_json
-    )
+    results = {**report.numbers, "left_out": left_out(val=side)}
+    answer(record(side.manifest, "cluster", {"val": val}, settings, results, report.table), out, as_json)

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import LogisticOptions
 from ibot_hub.options import EvaluationOptions
-
-if TYPE_CHECKING:
-    from ibot_hub.evaluation.labelled import Labelled
 
 _SPLIT = "A text file of training images, such as SimCLR's 1percent.txt; may be given more than once."
 _PERCENT = "Without --split: shares of every class that are drawn, with commas between."
@@ -38,17 +35,18 @@ def knn(
     Weighted by exp(cosine / 0.07), on [CLS].
     """
     from ibot_hub.evaluation import knn as protocol
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
     asked = None if k is None else protocol.parse_ks(k)
     one, other = both_sides(train, val, opened(model, train, val), out, options)
     ks = asked or protocol.ks_up_to(len(one.features))
-    left_out = ", ".join(str(k) for k in protocol.KS if asked is None and k not in ks)
-    if left_out:
-        print(f"k = {left_out} are left out, for there are {len(one.features)} training images", file=sys.stderr)
+    too_many = ", ".join(str(k) for k in protocol.KS if asked is None and k not in ks)
+    if too_many:
+        print(f"k = {too_many} are left out, for there are {len(one.features)} training images", file=sys.stderr)
     report = protocol.knn(one.features.to(computing_device(options)), one.labels, other.features, other.labels, ks)
     settings = {"temperature": protocol.TEMPERATURE}
-    results = {**report.numbers, "left_out": _left_out(one, other)}
+    results = {**report.numbers, "left_out": left_out(train=one, val=other)}
     answer(record(one.manifest, "knn", {"train": train, "val": val}, settings, results, report.table), out, as_json)
 
 
@@ -67,11 +65,12 @@ def logistic(
     Of [CLS] at length 1, without intercept, with an L2 penalty that is chosen on held-out training images.
     """
     from ibot_hub.evaluation import logistic as protocol
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
     one, other = both_sides(train, val, opened(model, train, val), out, options)
     report = protocol.logistic(one.features, one.labels, other.features, other.labels, options)
-    results = {**report.numbers, "left_out": _left_out(one, other)}
+    results = {**report.numbers, "left_out": left_out(train=one, val=other)}
     answer(record(one.manifest, "logistic", {"train": train, "val": val}, _how(options), results, report.table), out, as_json)
 
 
@@ -92,6 +91,7 @@ def lowshot(
     By k-NN and by logistic regression. What is drawn is kept in OUT/splits, so that another model gets the same.
     """
     from ibot_hub.evaluation.knn import KS, TEMPERATURE
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.lowshot import lowshot as protocol
     from ibot_hub.evaluation.record import record
     from ibot_hub.evaluation.splits import drawn_split, read_split, rows_of
@@ -107,13 +107,8 @@ def lowshot(
     report = protocol(features, one.labels, other.features, other.labels, called, KS, options)
     files = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file, _ in splits}
     settings = {**_how(options), "temperature": TEMPERATURE, "splits": files}
-    results = {"splits": report.numbers, "left_out": _left_out(one, other)}
+    results = {"splits": report.numbers, "left_out": left_out(train=one, val=other)}
     answer(record(one.manifest, "lowshot", {"train": train, "val": val}, settings, results, report.table), out, as_json)
-
-
-def _left_out(train: "Labelled", val: "Labelled") -> dict[str, int]:
-    """Images that could not be read, as a record keeps them."""
-    return {"train": train.failed, "val": val.failed}
 
 
 def _how(options: LogisticOptions) -> dict[str, Any]:

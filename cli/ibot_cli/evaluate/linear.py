@@ -36,6 +36,7 @@ def linear(
     from ibot_hub.evaluation import linear as protocol
     from ibot_hub.evaluation.crops import FreshCrops, entries_of
     from ibot_hub.evaluation.images import network_of
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.linear_head import LinearHead
     from ibot_hub.evaluation.record import record
     from ibot_hub.features.store import MANIFEST
@@ -54,7 +55,7 @@ def linear(
     report = protocol.linear(one.features, one.labels, other.features, other.labels, options, crops=crops)
     head = Path(out) / HEAD
     LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)
-    results = {**report.numbers, "head": str(head)}
+    results = {**report.numbers, "head": str(head), "left_out": left_out(train=one, val=other)}
     settings = {**own_settings(options), "augment": options.augment, "classes": len(one.classes)}
     print(f"the classifier is in {head}", file=sys.stderr)
     answer(record(one.manifest, "linear", {"train": train, "val": val}, settings, results, report.table), Path(out), as_json)

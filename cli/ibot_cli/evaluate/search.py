@@ -29,17 +29,19 @@ def retrieval(
     On [CLS]; images of the query's class are right, counted as Table 16 counts.
     """
     from ibot_hub.evaluation import retrieval as protocol
+    from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
     sources = (gallery,) if query is None else (gallery, query)
     seen_by = opened(model, *sources)
     if query is None:
         one = one_side(gallery, seen_by, out, options)
-        report = protocol.retrieval(one.features, one.labels, classes=one.classes)
+        report, sides = protocol.retrieval(one.features, one.labels, classes=one.classes), {"gallery": one}
     else:
         one, other = both_sides(gallery, query, seen_by, out, options)
-        report = protocol.retrieval(one.features, one.labels, other.features, other.labels)
+        report, sides = protocol.retrieval(one.features, one.labels, other.features, other.labels), {"gallery": one, "query": other}
     results = {"map": report.mean_ap, "k": report.ks, "mp": report.mean_at, "images": report.images, "queries": report.queries}
+    results["left_out"] = left_out(**sides)
     data = dict(zip(("gallery", "query"), sources, strict=False))
     answer(record(one.manifest, "retrieval", data, {"classes": len(one.classes)}, results, report.table), out, as_json)
 
