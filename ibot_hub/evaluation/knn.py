@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.ranks import top, true_ranks
 from ibot_hub.evaluation.table import Table
 
 KS = (10, 20, 100, 200)  # numbers of neighbours in the paper
@@ -101,7 +102,7 @@ def knn(
         part = slice(start, start + step)
         ranks[:, part] = _ranks(similarities[part], labels[part], query_labels[part], ks, temperature, len(classes))
     ranks = ranks.cpu()
-    top1, top5 = (tuple((ranks < best).double().mean(dim=1).mul(100).tolist()) for best in (1, 5))
+    top1, top5 = (tuple(top(ranks, best).tolist()) for best in (1, 5))
     return KnnReport(tuple(ks), top1, top5, ranks == 0, len(index), len(queries), len(classes))
 
 
@@ -147,11 +148,9 @@ def _neighbours(index: Tensor, labels: Tensor, queries: Tensor, k: int) -> tuple
 def _ranks(similarities: Tensor, labels: Tensor, truth: Tensor, ks: Sequence[int], temperature: float, classes: int) -> Tensor:
     """How many classes come before the true one, [ks, m]; all of them where it has no vote."""
     weights = ((similarities - similarities[:, :1]) / temperature).exp()  # the nearest weighs 1, so nothing overflows
-    earlier = torch.arange(classes, device=truth.device) < truth[:, None]  # [m, C]
     ranks = []
     for k in ks:
         votes = weights.new_zeros(len(truth), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
-        own = votes.gather(1, truth[:, None])  # [m, 1]
-        rank = ((votes > own) | ((votes == own) & earlier)).sum(dim=1)
-        ranks.append(rank.where(own[:, 0] > 0, classes))
+        voted = votes.gather(1, truth[:, None])[:, 0] > 0  # [m]
+        ranks.append(true_ranks(votes, truth).where(voted, classes))
     return torch.stack(ranks)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibot_hub.devices import choose_devices
 from ibot_hub.evaluation.options import Select, SweepOptions
+from ibot_hub.evaluation.ranks import top
 from ibot_hub.evaluation.sides import check_sides
 from ibot_hub.evaluation.subsets import held_out
 from ibot_hub.evaluation.sweep import RATES, Batches, Classifiers, measure, shuffled, training
@@ -117,7 +118,7 @@ def linear(
         chosen_on = len(held)
         *_, head = training(given(rows), head.rates, **shape)
     own = measure(head, val, val_labels).ranks[0]  # [M]
-    top1, top5 = (float((own < best).double().mean() * 100) for best in (1, 5))
+    top1, top5 = (float(top(own, best)) for best in (1, 5))
     return LinearReport(
         RATES, accuracies, options.select, chosen_on, head.rates[0], epoch, top1, top5,
         own == 0, head.weight[0].cpu(), head.bias[0].cpu(), len(train), crops is not None,

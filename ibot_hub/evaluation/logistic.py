@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ibot_hub.evaluation.extra import needed
 from ibot_hub.evaluation.options import LogisticOptions, Select
+from ibot_hub.evaluation.ranks import top, true_ranks
 from ibot_hub.evaluation.sides import check_sides
 from ibot_hub.evaluation.subsets import held_out
 from ibot_hub.evaluation.table import Table
@@ -93,18 +94,18 @@ def logistic(
     lambdas = options.penalties or penalties(len(train))
     if options.select == "validation":
         weights = _path(rows, labels, lambdas)
-        ranks = [_ranks(queries @ weight.T, truth) for weight in weights]
-        chosen = [_share(rank) for rank in ranks]
+        ranks = [true_ranks(queries @ weight.T, truth) for weight in weights]
+        chosen = [float(top(rank)) for rank in ranks]
         best = chosen.index(max(chosen))
         weight, rank = weights[best], ranks[best]
     else:
         kept, held = held_out(labels, options.held_out, options.seed)
-        chosen = [_share(_ranks(rows[held] @ weight.T, labels[held])) for weight in _path(rows[kept], labels[kept], lambdas)]
+        chosen = [float(top(true_ranks(rows[held] @ weight.T, labels[held]))) for weight in _path(rows[kept], labels[kept], lambdas)]
         best = chosen.index(max(chosen))
         [weight] = _path(rows, labels, (lambdas[best],))
-        rank = _ranks(queries @ weight.T, truth)
+        rank = true_ranks(queries @ weight.T, truth)
     return LogisticReport(
-        lambdas, tuple(chosen), options.select, lambdas[best], _share(rank), _share(rank, 5), rank == 0,
+        lambdas, tuple(chosen), options.select, lambdas[best], float(top(rank)), float(top(rank, 5)), rank == 0,
         len(train), len(val), len(classes), weight,
     )  # fmt: skip
 
@@ -130,15 +131,3 @@ def _path(rows: Tensor, labels: Tensor, lambdas: tuple[float, ...]) -> list[Tens
         found: Floats = model.coef_
         weights.append(torch.from_numpy(np.concatenate([-found / 2, found / 2]) if count == 2 else found.copy()).float())
     return weights
-
-
-def _ranks(logits: Tensor, truth: Tensor) -> Tensor:
-    """How many classes come before the true one, [M]; of equals the first class does."""
-    own = logits.gather(1, truth[:, None])  # [M, 1]
-    earlier = torch.arange(logits.shape[1]) < truth[:, None]
-    return ((logits > own) | ((logits == own) & earlier)).sum(dim=1)
-
-
-def _share(ranks: Tensor, best: int = 1) -> float:
-    """Per cent of ranks that are among the best."""
-    return float((ranks < best).double().mean() * 100)

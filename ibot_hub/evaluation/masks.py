@@ -18,13 +18,13 @@ def region_similarity(found: Mask, true: Mask) -> float:
     return int((found & true).sum()) / union if union else 1.0
 
 
-def contour_accuracy(found: Mask, true: Mask, tolerance: float = TOLERANCE) -> float:
+def contour_accuracy(found: Mask, true: Mask) -> float:
     """F: the harmonic mean of how much of each contour has some of the other's near it, 0..1.
 
-    Near is no farther than `tolerance` of the diagonal, rounded up to whole pixels. Where one mask has no contour F is 0, where both
+    Near is no farther than 0.008 of the diagonal, rounded up to whole pixels. Where one mask has no contour F is 0, where both
     have none it is 1. Needs SciPy.
     """
-    radius = math.ceil(tolerance * math.hypot(*found.shape))
+    radius = math.ceil(TOLERANCE * math.hypot(*found.shape))
     one, other = contour(found), contour(true)
     if not one.any() or not other.any():
         return float(one.any() == other.any())

@@ -121,11 +121,11 @@ def shrunk(image: Image.Image, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def multi_scale(model: Model, image: Tensor, scales: Sequence[float] = SCALES) -> Tensor:
-    """Normalised [3, H, W] -> float32 [D], the mean of [CLS] over the scales, of length 1."""
+def multi_scale(model: Model, image: Tensor) -> Tensor:
+    """Normalised [3, H, W] -> float32 [D], the mean of [CLS] over the three scales, of length 1."""
     seen = [
         image[None] if scale == 1 else F.interpolate(image[None], scale_factor=scale, mode="bilinear", align_corners=False)
-        for scale in scales
+        for scale in SCALES
     ]
     return F.normalize(torch.stack([model(tensor).cls[0].float() for tensor in seen]).mean(dim=0), dim=0)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from ibot_hub.evaluation.ranks import true_ranks
+
 RATES = tuple(float(f"{digit}e{power}") for power in range(-4, 1) for digit in range(1, 10))  # for steps of 256 images
 RATED_IMAGES = 256  # of a step that a rate is for; it grows with the step
 MOMENTUM = 0.9
@@ -96,17 +98,12 @@ def measure(heads: Classifiers, features: Tensor, labels: Tensor) -> Measured:
 
     Of equal logits the lower label comes first. A classifier that diverged, so that its logits are not finite, is wrong.
     """
-    count, classes = heads.bias.shape
-    found, losses = [], torch.zeros(count, dtype=torch.float64)
+    found, losses = [], torch.zeros(len(heads.rates), dtype=torch.float64)
     for part, truth in zip(*(rows.split(max(1, LOGITS // heads.bias.numel())) for rows in (features, labels)), strict=True):
         logits = heads.logits(part)  # [m, R, C]
         places = truth.to(logits.device)
         losses += _losses(logits, places).cpu().double() * len(part) / len(labels)
-        places = places[:, None, None]
-        own = logits.gather(2, places.expand(-1, count, 1))  # [m, R, 1]
-        earlier = torch.arange(classes, device=logits.device) < places  # [m, 1, C]
-        rank = ((logits > own) | ((logits == own) & earlier)).sum(dim=2)
-        found.append(rank.where(logits.isfinite().all(dim=2), classes).T.cpu())
+        found.append(true_ranks(logits, places).where(logits.isfinite().all(dim=2), logits.shape[2]).T.cpu())
     return Measured(torch.cat(found, dim=1), losses)
 
 
