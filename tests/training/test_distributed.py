@@ -22,6 +22,7 @@ from ibot_training import checkpoint, loop
 from ibot_training.distributed import World, agreed, everyones, joined, mean, shard, share_of, shared, whole
 from ibot_training.loop import train
 from ibot_training.recipe import Crops, Masks, Network, Optimiser, ProjectionHead, Recipe, Run
+from ibot_training.starting import find_start
 
 # a server that has imported everything once and forks in milliseconds
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -74,8 +75,8 @@ def varied(recipe: Recipe, **numbers: Any) -> Recipe:
     return replace(recipe, **{section: replace(getattr(recipe, section), **changed) for section, changed in numbers.items()})
 
 
-def work(recipe: Recipe, source: Path, out: Path, fault: tuple[int, str, int] | None, outcome: Path) -> None:
-    """In one of several processes; `fault`: what happens to the process of that rank in that step."""
+def work(recipe: Recipe, source: Path, out: Path, fault: tuple[int, str, int] | None, begin: Path | None, outcome: Path) -> None:
+    """In one of several processes; `fault`: what happens to the process of that rank in that step; `begin`: the run it starts from."""
     torch.set_num_threads(1)
     if fault and fault[0] == int(os.environ["RANK"]):
         real, left = loop.take_step, iter(range(fault[2] - 1))
@@ -89,7 +90,7 @@ def work(recipe: Recipe, source: Path, out: Path, fault: tuple[int, str, int] | 
 
         loop.take_step = struck
     try:
-        train(recipe, str(source), out, device="cpu")
+        train(recipe, str(source), out, start=find_start(str(begin), out) if begin else None, device="cpu")
         outcome.write_text("done")
     except BaseException as error:
         outcome.write_text(f"{type(error).__name__}: {error}")
@@ -100,7 +101,9 @@ def starting(environment: dict[str, str], *arguments: Any) -> None:
     work(*arguments)
 
 
-def together(size: int, recipe: Recipe, source: Path, out: Path, fault: tuple[int, str, int] | None = None) -> list[str]:
+def together(
+    size: int, recipe: Recipe, source: Path, out: Path, fault: tuple[int, str, int] | None = None, begin: Path | None = None
+) -> list[str]:  # fmt: skip
     """Train by so many processes, as torchrun would start them; how each of them ended."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -110,7 +113,7 @@ def together(size: int, recipe: Recipe, source: Path, out: Path, fault: tuple[in
     for rank, outcome in enumerate(outcomes):
         outcome.unlink(missing_ok=True)
         environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        processes.append(PROCESSES.Process(target=starting, args=(environment, recipe, source, out, fault, outcome)))
+        processes.append(PROCESSES.Process(target=starting, args=(environment, recipe, source, out, fault, begin, outcome)))
         processes[-1].start()
     for process in processes:
         process.join()
@@ -202,7 +205,8 @@ def test_weights_in_shards_equal_whole_ones(alone: Path, in_shards: Path) -> Non
 
 
 def test_a_run_goes_on_in_shards_or_without(alone: Path, in_shards: Path, pictures: Path, tmp_path: Path) -> None:
-    """Killed in shards after step 3: in shards it goes on bit for bit; in whole weights, or alone, as it would have with them."""
+    """Killed in shards after step 3: in shards it goes on bit for bit, here or in another folder; in whole weights, or alone, as it
+    would have with them."""
     out = tmp_path / "run"
     assert together(2, varied(RECIPE, run=FSDP), pictures, out, (0, "9", 4)) == ["exit -9", LEFT]
     assert checkpoint.latest(out, pytest.fail) == out / "checkpoints" / "step-00000002"
@@ -210,10 +214,14 @@ def test_a_run_goes_on_in_shards_or_without(alone: Path, in_shards: Path, pictur
         shutil.copytree(out, tmp_path / copy)
         assert together(size, recipe, pictures, tmp_path / copy) == ["done"] * size
         assert_close(tmp_path / copy, alone)
+    elsewhere = tmp_path / "elsewhere"
+    assert together(2, varied(RECIPE, run=FSDP), pictures, elsewhere, begin=out) == ["done", "done"]
     assert together(2, varied(RECIPE, run=FSDP), pictures, out) == ["done", "done"]
     assert metrics(out) == metrics(in_shards)
-    found, expected = tensors(out), tensors(in_shards)
-    assert [name for name in expected if not found[name].equal(expected[name])] == []
+    assert metrics(elsewhere) == metrics(in_shards)[2:]
+    expected = tensors(in_shards)
+    for found in (tensors(out), tensors(elsewhere)):
+        assert [name for name in expected if not found[name].equal(expected[name])] == []
 
 
 @pytest.mark.long
