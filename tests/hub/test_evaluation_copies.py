@@ -54,14 +54,14 @@ def test_compressed_copies_are_found_more_easily_than_distorted_ones(copydays: P
     assert report.table.rows[1] == ("jpegqual/10", 6, 6, 100.0)
 
 
-def test_distractors_and_whitening(copydays: Path, photos: Path, tmp_path: Path) -> None:
+def test_distractors_and_whitening(copydays: Path, tmp_path: Path) -> None:
     """Distractors that are the copies themselves take the first place; whitening changes what is near."""
     model, images = load("tiny", head=False), read_copies(copydays)
     report = evaluate_copies(model, images, tmp_path, distractors=copydays / "jpegqual", size=64, device="cpu")
     assert report.images == 12
     assert dict(zip(report.blocks, report.mean_ap, strict=True))["jpegqual/10"] == 25  # the second answer
     plain = evaluate_copies(model, images, tmp_path, size=64, device="cpu")
-    whitened = evaluate_copies(model, images, tmp_path, whitening=photos, size=64, device="cpu")
+    whitened = evaluate_copies(model, images, tmp_path, whitening=copydays / "strong", size=64, device="cpu")
     assert whitened.mean_ap != plain.mean_ap
 
 
