@@ -73,7 +73,7 @@ def test_images_of_class_folders(seen: Labelled, model: Model, images: Path) -> 
 def test_what_was_extracted_gives_the_same(seen: Labelled, model: Model, images: Path, tmp_path: Path) -> None:
     extract(model, images, tmp_path / "features", size=32, dtype="float32", device="cpu", workers=1, shard_size=4, format="npy")
     again = labelled(tmp_path / "features", None, tmp_path / "cache")
-    assert torch.equal(again.features, seen.features)
+    torch.testing.assert_close(again.features, seen.features, atol=1e-5, rtol=1e-4)  # other batches: another order of sums
     assert (again.classes, again.paths) == (seen.classes, seen.paths)
     assert torch.equal(again.labels, seen.labels)
     assert not (tmp_path / "cache").exists()
@@ -107,7 +107,7 @@ def test_lists_and_shards_have_classes_too(seen: Labelled, model: Model, images:
             tar.add(path, f"./train/{path.parent.name}/{path.name}")
     of_shard = labelled(tmp_path / "images.tar", model, tmp_path / "cache", SMALL)
     assert of_shard.classes == ("bird", "dog")
-    assert torch.equal(of_shard.features, seen.features[[0, 1, 4, 5]])
+    torch.testing.assert_close(of_shard.features, seen.features[[0, 1, 4, 5]], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
