@@ -39,7 +39,7 @@ def draw_curves(
         axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
         axes.minorticks_off()
     axes.set(title=title, xlabel=across, ylabel=up)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * max((y for points in curves.values() for _, y in points), default=0) or 1)  # room for the markers
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:

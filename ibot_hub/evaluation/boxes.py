@@ -64,7 +64,7 @@ def _csv_rows(path: Path, text: str) -> Iterable[Mapping[str, Any]]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise UsageError(f"{path} has no column {missing[0]}; its first line must name {', '.join(COLUMNS)}.")
+        raise UsageError(f"{path} has no column {missing[0]}; its first line must name {','.join(COLUMNS)}, with commas between.")
     return reader
 
 

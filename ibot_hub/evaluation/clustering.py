@@ -1,5 +1,6 @@
 """Images fall into clusters, by k-means or by a head, and these are laid beside their classes."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from ibot_hub.errors import UsageError, WeightsError
 from ibot_hub.evaluation.agreement import Agreement, agreement, assigned_share, counted
+from ibot_hub.evaluation.class_folders import check_several
 from ibot_hub.evaluation.extra import needed
 from ibot_hub.evaluation.labelled import Labelled
 from ibot_hub.evaluation.options import ClusterOptions
@@ -69,8 +71,7 @@ def cluster(side: Labelled, model: Model | None = None, options: ClusterOptions 
         the head is asked for and there is none.
     """
     options = replace(options or ClusterOptions(), **changes)
-    if len(side.classes) == 1:
-        raise UsageError(f"All images of {side.manifest.source} are in one class folder, {side.classes[0]!r}; clusters need two classes.")
+    check_clusters(side.classes, len(side.labels), options, side.manifest.source)
     ways = []
     if options.by != "head":
         count = options.clusters or len(side.classes)
@@ -80,6 +81,13 @@ def cluster(side: Labelled, model: Model | None = None, options: ClusterOptions 
     if model is not None and (options.by == "head" or (options.by == "all" and model.head is not None)):
         ways.append(measure_clusters("head", *head_clusters(model, side), side.labels))
     return ClusterReport(len(side.labels), len(side.classes), tuple(ways))
+
+
+def check_clusters(classes: Collection[str], images: int, options: ClusterOptions, source: str) -> None:
+    """Raises UsageError for a single class, and for more clusters than images."""
+    check_several(classes, source)
+    if options.by != "head" and (options.clusters or 0) > images:
+        raise UsageError(f"{options.clusters} clusters are asked for, but {source} holds {images} images; there must be one for each.")
 
 
 def measure_clusters(way: str, clusters: Tensor, possible: int, labels: Tensor) -> Clustering:

@@ -1,6 +1,5 @@
 """The frozen set: what features are worth, by several protocols on one pass over the images."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ibot_hub.evaluation.class_folders import check_classes, read_classes
 from ibot_hub.evaluation.clustering import cluster
 from ibot_hub.evaluation.knn import TEMPERATURE, knn, ks_up_to
 from ibot_hub.evaluation.labelled import Labelled, labelled, left_out, pair
@@ -18,6 +18,7 @@ from ibot_hub.evaluation.record import Record, record, write_record
 from ibot_hub.features.plan import weights_digest
 from ibot_hub.model import Model
 from ibot_hub.options import Pool
+from ibot_hub.writing import plain_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,9 @@ def evaluate(
     """
     options = replace(options or ReportOptions(), **changes)
     layers = min(LAYERS, model.depth)
-    sides = [labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in (train, val)]
-    one, other = pair(*sides)
+    sides = [read_classes(side) for side in (train, val)]
+    check_classes(sides[0].images, sides[1].images, str(train), str(val))  # before hours of work
+    one, other = pair(*(labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in sides))
     cls, wide = ((_part(one, model, *kind), _part(other, model, *kind)) for kind in _kinds(model))
     return measure(cls, wide, {"train": str(train), "val": str(val)}, Path(out), options, model)
 
@@ -86,7 +88,7 @@ def measure(
 
 def folder_of(model: Model) -> str:
     """A name for the folder of a model's records: "vit_s16", "org-name", and the beginning of the weights' digest behind it."""
-    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', model.card.name).strip('-.')[-60:]}-{weights_digest(model.backbone)[:8]}"
+    return f"{plain_name(model.card.name)[-60:]}-{weights_digest(model.backbone)[:8]}"
 
 
 def _measured(

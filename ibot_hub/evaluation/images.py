@@ -13,7 +13,8 @@ from tqdm import tqdm
 from ibot_hub.backbones import Backbone
 from ibot_hub.devices import choose_devices, choose_dtype, own_cores, placed
 from ibot_hub.errors import SourceError, UsageError
-from ibot_hub.evaluation.labelled import class_folder
+from ibot_hub.evaluation.class_folders import class_folder
+from ibot_hub.evaluation.labelled import told_left_out
 from ibot_hub.features.extraction import AHEAD
 from ibot_hub.features.pipeline import batches
 from ibot_hub.features.plan import weights_digest
@@ -71,23 +72,22 @@ def image_batches(source: str | Path, network: Network, doing: str) -> Iterator[
     """
     if (Path(source) / MANIFEST).exists():
         raise UsageError(f"{source} holds features, and the images themselves are needed; give the folder of class folders.")
-    failed = 0
+    failed: list[str] = []
     with TemporaryDirectory(prefix="ibot-eval-") as folder:
         listing = write_listing(source, Path(folder) / "listing.parquet")
         with tqdm(total=listing.count, unit="img", desc=doing, file=sys.stderr, disable=None) as bar:
             work = _work(listing, network.batch_size)
             for batch in batches(work, network.transform, network.workers, AHEAD, overlap=network.device.type != "cpu"):
                 readable = [image for image in batch.images if image.pixels is not None]
-                failed += len(batch.images) - len(readable)
+                failed += [image.path for image in batch.images if image.pixels is None]
                 if readable:
                     pixels = torch.stack([image.pixels for image in readable if image.pixels is not None])
                     classes = tuple(class_folder(image.path, source) for image in readable)
                     yield ImageBatch(tuple(image.row for image in readable), classes, network.normalised(pixels))
                 bar.update(len(batch.images))
-    if failed == listing.count:
+    if len(failed) == listing.count:
         raise SourceError(f"No image of {source} can be read.")
-    if failed:
-        print(f"{failed} images of {source} could not be read and are left out", file=sys.stderr)
+    told_left_out(str(source), failed)
 
 
 def _work(listing: Listing, size: int) -> Iterator[tuple[int, int, list[Entry]]]:

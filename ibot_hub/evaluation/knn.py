@@ -58,6 +58,19 @@ def ks_up_to(images: int) -> list[int]:
     return [k for k in KS if k <= images]
 
 
+def chosen_ks(asked: Sequence[int] | None, images: int) -> list[int]:
+    """The numbers of neighbours that were asked for, else the paper's of which there are as many images.
+
+    Raises UsageError for one of which there are not, and where there is none of the paper's.
+    """
+    if asked is None:
+        return ks_up_to(images)
+    if not asked or not 1 <= min(asked) <= max(asked) <= images:
+        worst = next((k for k in asked if not 1 <= k <= images), "nothing")
+        raise UsageError(f"k = {worst} is asked for; there are {images} training images, so each k must be from 1 to {images}.")
+    return list(asked)
+
+
 @torch.no_grad()
 def knn(
     index: Tensor,
@@ -88,8 +101,7 @@ def knn(
     _check_rows(queries, query_labels, "queries")
     if index.shape[1] != queries.shape[1]:
         raise UsageError(f"Features of the index have length {index.shape[1]}, those of the queries {queries.shape[1]}.")
-    if not ks or not 1 <= min(ks) <= max(ks) <= len(index):
-        raise UsageError(f"ks is {list(ks)}; the index has {len(index)} images, so each number must be from 1 to {len(index)}.")
+    chosen_ks(ks, len(index))
     if temperature <= 0:
         raise UsageError(f"temperature is {temperature}; it must be above 0.")
     device = index.device

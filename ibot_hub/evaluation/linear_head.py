@@ -67,4 +67,4 @@ def open_head(file: str | Path) -> LinearHead:
     except FileNotFoundError as error:
         raise StoreError(f"There is no {file}; `ibot eval linear` writes a head.") from error
     except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"{file} is no head that `ibot eval linear` wrote: {error}.") from error
+        raise StoreError(f"{file} is no head that `ibot eval linear` wrote, such as OUT/linear.safetensors ({error}).") from error

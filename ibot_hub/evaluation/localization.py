@@ -1,7 +1,7 @@
 """How well boxes round what [CLS] attends to agree with given ones: CorLoc."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ibot_hub.evaluation.table import Table
 from ibot_hub.fit import Fit
 from ibot_hub.images import decode
 from ibot_hub.model import Model
+from ibot_hub.sources import kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class LocalizationReport:
     overlaps: npt.NDArray[np.float64]  # [maps, n], with the given box that the found one overlaps most
     found: tuple[tuple[Box, ...], ...]  # [n][maps]
     paths: tuple[str, ...]  # [n], of the images that were measured
-    failed: tuple[tuple[str, str], ...]  # name and reason of each image that could not be read
+    failed: tuple[tuple[str, str], ...]  # name and reason of each image that could not be read, or that a box reaches out of
     share: float  # from which overlap on a box is right
 
     @property
@@ -41,8 +42,8 @@ class LocalizationReport:
 
     @property
     def best(self) -> int:
-        """The map with the most right boxes; the given boxes chose it, so its number flatters."""
-        return int(np.argmax(self.corloc))
+        """The map with the most right boxes, of equals that of more overlap; the given boxes chose it, so its number flatters."""
+        return max(range(len(self.maps)), key=lambda place: (self.corloc[place], self.overlaps[place].mean()))
 
     @property
     def table(self) -> Table:
@@ -68,12 +69,11 @@ def evaluate_localization(
         options: mass, size, ...; `changes` are fields of it by name.
 
     Raises:
-        UsageError: an image that is not there, a layer that the model does not have; SourceError: no image that can be read.
+        UsageError: an image that is not there, a layer that the model does not have;
+        SourceError: no folder, or no image that can be measured.
     """
     options = replace(options or LocalizationOptions(), **changes)
-    missing = [path for path in given if not (Path(folder) / path).is_file()]
-    if missing:
-        raise UsageError(f"There is no {Path(folder) / missing[0]}, which has boxes; {len(missing)} of {len(given)} images are missing.")
+    check_images(folder, given)
     device = choose_devices(options.device)[0]
     network = placed(model, device, choose_dtype(options.dtype, device))
     transform = replace(model.transform, size=options.size, resize=options.resize)
@@ -82,16 +82,39 @@ def evaluate_localization(
     maps: AttentionMaps | None = None
     for path in tqdm(given, unit="img", desc="localizing", file=sys.stderr, disable=None):
         try:
-            maps = attention_maps(network, decode(Path(folder) / path), options.layer, transform=transform)
+            image = decode(Path(folder) / path)
+            _check_inside(given[path], *image.size)
+            maps = attention_maps(network, image, options.layer, transform=transform)
         except ImageError as error:
             failed.append((path, str(error)))
             continue
         found[path] = tuple(box_of(values, maps.fit, options.mass) for values in _values(maps))
     if maps is None:
-        raise SourceError(f"None of the {len(failed)} images can be read; the first is {failed[0][0]}: {failed[0][1]}.")
+        raise SourceError(f"None of the {len(failed)} images can be measured; the first is {failed[0][0]}: {failed[0][1]}.")
     names = ("mean", *(f"head {head}" for head in range(len(maps.weights)))) if maps.of == ATTENTION else ("cosine",)
     overlaps = np.array([[max(overlap(box, true) for true in given[path]) for box in boxes] for path, boxes in found.items()])
     return LocalizationReport(names, maps.of, overlaps.T, tuple(found.values()), tuple(found), tuple(failed), options.overlap)
+
+
+def check_images(folder: str | Path, given: Iterable[str]) -> None:
+    """Raises SourceError where `folder` is none, UsageError where an image that has boxes is not in it."""
+    if kind_of(str(folder)) != "folder":
+        raise SourceError(f"{folder} is no folder; give the one that the paths of the boxes begin in.")
+    paths = list(given)
+    missing = [path for path in paths if not (Path(folder) / path).is_file()]
+    if missing:
+        lost = f"{len(missing)} of {len(paths)} images are missing"
+        raise UsageError(
+            f"There is no {Path(folder) / missing[0]}, which has boxes; {lost}. Paths of boxes begin in the folder of the images."
+        )
+
+
+def _check_inside(boxes: Sequence[Box], width: int, height: int) -> None:
+    """Raises ImageError for a box that reaches out of its image by more than a pixel, which rounding explains."""
+    for box in boxes:
+        if min(box.left, box.top) < -1 or box.right > width + 1 or box.bottom > height + 1:
+            reach = f"({box.left:g}, {box.top:g}) to ({box.right:g}, {box.bottom:g})"
+            raise ImageError(f"its box from {reach} reaches out of its {width} x {height} pixels")
 
 
 def box_of(weights: npt.NDArray[np.float64], fit: Fit, mass: float) -> Box:

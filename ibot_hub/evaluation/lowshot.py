@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.knn import KnnReport, knn
 from ibot_hub.evaluation.logistic import LogisticReport, logistic
 from ibot_hub.evaluation.options import LogisticOptions
@@ -57,11 +58,18 @@ def lowshot(
         options: of the regression.
 
     Raises:
-        UsageError: as of `knn` and `logistic`.
+        UsageError: a part with one image of each class, of which none can be held out; and as of `knn` and `logistic`.
     """
+    how = options or LogisticOptions()
+    for name, rows in splits:
+        if how.select == "held-out" and int(labels[rows].bincount().max()) == 1:
+            raise UsageError(
+                f"{name} holds one image of each class, so none can be held out to choose the penalty by; "
+                "take a larger share (--percent), or say --select validation."
+            )
     near, fitted = [], []
     for _, rows in splits:
         few, own = features[rows], labels[rows]
         near.append(knn(few, own, val, val_labels, [k for k in ks if k <= len(rows)] or [len(rows)]))
-        fitted.append(logistic(few, own, val, val_labels, options))
+        fitted.append(logistic(few, own, val, val_labels, how))
     return LowshotReport(tuple(name for name, _ in splits), tuple(near), tuple(fitted))

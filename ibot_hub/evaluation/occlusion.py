@@ -29,7 +29,8 @@ class OcclusionReport:
     ratios: tuple[float, ...]  # shares that are lost, 0 the first: of the patches for random ones, else of the attention of [CLS]
     top1: dict[Drop, tuple[float, ...]]  # for each of `ratios`
     dropped: dict[Drop, tuple[float, ...]]  # per cent of the patches, the mean over the images
-    images: int
+    images: int  # that could be read
+    left_out: int  # that could not
 
     @property
     def table(self) -> Table:
@@ -85,6 +86,7 @@ def occlusion(
         {drop: tuple(found.top1[(drop, ratio) if ratio else None] for ratio in options.lost) for drop in options.drops},
         {drop: tuple(100 * lost[drop, ratio] / found.images for ratio in options.lost) for drop in options.drops},
         found.images,
+        found.left_out,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ibot_hub.attention import last_block, needs_cls
 from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.class_folders import read_classes
 from ibot_hub.evaluation.images import image_batches, network_of
 from ibot_hub.evaluation.linear import linear
 from ibot_hub.evaluation.options import SweepOptions
@@ -29,6 +30,7 @@ class PartMeans:
     top: Tensor  # float32 [K, N, D] on the CPU: the mean of so many patches with most attention
     bottom: Tensor  # with least
     classes: tuple[str, ...]  # N, of the images
+    left_out: int  # images that could not be read
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def part_means(model: Model, source: str | Path, options: SweepOptions | None = 
         tops.append(top.cpu())
         bottoms.append(bottom.cpu())
         classes += batch.classes
-    return PartMeans(counts, fit.rows * fit.columns, torch.cat(tops, dim=1), torch.cat(bottoms, dim=1), tuple(classes))
+    means = torch.cat(tops, dim=1), torch.cat(bottoms, dim=1)
+    return PartMeans(counts, fit.rows * fit.columns, *means, tuple(classes), sum(read_classes(source).images.values()) - len(classes))
 
 
 def parts(train: PartMeans, val: PartMeans, options: SweepOptions | None = None, **changes: Any) -> PartsReport:

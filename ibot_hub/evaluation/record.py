@@ -1,13 +1,16 @@
 """What was measured, of what and how, as one JSON file a protocol."""
 
+import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ibot_hub.devices import choose_devices, choose_dtype
+from ibot_hub.errors import StoreError
 from ibot_hub.evaluation.images import Network
 from ibot_hub.evaluation.options import OwnWay
 from ibot_hub.evaluation.table import Table
@@ -15,7 +18,7 @@ from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
 from ibot_hub.model import Model
 from ibot_hub.versions import versions
-from ibot_hub.writing import whole
+from ibot_hub.writing import plain_name, whole
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,39 @@ def model_record(
 
 
 def write_record(done: Record, out: Path) -> Path:
-    """PROTOCOL.json in the folder `out`, whole or not at all. Raises StoreError where it cannot be written."""
+    """PROTOCOL.json in the folder `out`, whole or not at all; what is there of another model or other data is kept under another name.
+
+    Raises StoreError where it cannot be written.
+    """
     path = out / f"{done.protocol}.json"
+    set_aside(done, path)
     with whole(path) as partial:
         partial.write_text(as_json(done) + "\n", encoding="utf-8")
     return path
+
+
+def set_aside(done: Record, path: Path) -> None:
+    """Give results of another model or of other data at `path`, and files beside them that are named alike, a name of their own.
+
+    What another call wrote of the same is not kept, for it is measured again.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); choose another --out.") from error
+    try:
+        earlier = json.loads(text)
+        model, same = str(earlier["model"]), (earlier["weights"], earlier["data"]) == (done.weights, dict(done.data))
+    except (ValueError, LookupError, TypeError):  # no record of ours
+        model, same = "other", False
+    if same:
+        return
+    name = f"{path.stem}-{plain_name(model)[-60:]}-{hashlib.sha256(text).hexdigest()[:8]}"
+    for file in sorted(path.parent.glob(f"{path.stem}.*")):
+        file.replace(file.with_name(name + file.suffix))
+    print(f"{path} held results of another model or of other data; they are {name}{path.suffix} now", file=sys.stderr)
 
 
 def as_json(done: Record) -> str:

@@ -1,6 +1,6 @@
 """How well images find others of their class by the cosine of their features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,12 @@ def retrieval(
 
     found = rank_precision(gallery, asked, truth, ks)
     return RetrievalReport(found.mean_ap, tuple(ks), found.mean_at, found.ap, len(gallery), len(asked))
+
+
+def check_gallery(images: Mapping[str, int]) -> None:
+    """Raises UsageError for classes, with how many images each has, of which one has no other image to find, or for a single class."""
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor(list(images.values())))
+    _check_answerable(labels, labels, True, list(images))
 
 
 def _check_answerable(labels: Tensor, wanted: Tensor, own: bool, classes: Sequence[str]) -> None:

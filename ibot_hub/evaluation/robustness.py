@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.class_folders import read_classes
 from ibot_hub.evaluation.images import ImageBatch, Network, image_batches
 from ibot_hub.evaluation.linear_head import LinearHead
 from ibot_hub.features.columns import image_vector
@@ -22,7 +23,8 @@ class Accuracies(Generic[Way]):
     """Top-1 of one head, for each way in which images were changed."""
 
     top1: dict[Way, float]  # per cent
-    images: int
+    images: int  # that could be read
+    left_out: int  # that could not
 
 
 def accuracies(
@@ -36,12 +38,13 @@ def accuracies(
     """
     head.check(network.weights, asdict(network.transform))
     place = {name: index for index, name in enumerate(head.classes)}
+    held = read_classes(source).images
+    unknown = [name for name in held if name not in place]
+    if unknown:
+        raise UsageError(f"Class {unknown[0]!r} of {source} is none of the {len(place)} that the head knows.")
     right: Counter[Way] = Counter()
     images = 0
     for batch in image_batches(source, network, doing):
-        unknown = [name for name in batch.classes if name not in place]
-        if unknown:
-            raise UsageError(f"Class {unknown[0]!r} of {source} is none of the {len(place)} that the head knows.")
         truth = torch.tensor([place[name] for name in batch.classes], device=network.device)
         with torch.inference_mode():
             for way, pixels in changed(batch):
@@ -49,4 +52,4 @@ def accuracies(
                 logits = head.logits(image_vector(tokens, head.manifest.pool))  # [B, C]
                 right[way] += int((logits.argmax(dim=1) == truth).sum())
         images += len(truth)
-    return Accuracies({way: 100 * count / images for way, count in right.items()}, images)
+    return Accuracies({way: 100 * count / images for way, count in right.items()}, images, sum(held.values()) - images)

@@ -26,8 +26,9 @@ class ShuffleReport:
 
     grids: tuple[Grid, ...]
     top1: tuple[float, ...]
-    images: int
-    left_out: tuple[Grid, ...]  # grids that do not divide the side of the images
+    images: int  # that could be read
+    left_out: int  # that could not
+    grids_left_out: tuple[Grid, ...]  # grids that do not divide the side of the images
 
     @property
     def table(self) -> Table:
@@ -63,8 +64,8 @@ def shuffle(model: Model, head: LinearHead, source: str | Path, options: Shuffle
             yield grid, shuffled_pieces(batch.images, grid, torch.from_numpy(np.stack(orders)))
 
     found = accuracies(network, head, source, changed, "shuffling pieces")
-    left_out = tuple(grid for grid in GRIDS if grid not in grids)
-    return ShuffleReport(grids, tuple(found.top1[grid] for grid in grids), found.images, left_out)
+    without = tuple(grid for grid in GRIDS if grid not in grids)
+    return ShuffleReport(grids, tuple(found.top1[grid] for grid in grids), found.images, found.left_out, without)
 
 
 def shuffled_pieces(images: Tensor, grid: Grid, order: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A split: a text file that names some of the training images, one a line."""
 
-import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ibot_hub.errors import SourceError, UsageError
 from ibot_hub.evaluation.labelled import Labelled
 from ibot_hub.evaluation.subsets import drawn
-from ibot_hub.writing import whole
+from ibot_hub.writing import plain_name, whole
 
 
 def read_split(file: Path) -> list[str]:
@@ -70,8 +70,11 @@ def drawn_split(train: Labelled, percent: float, seed: int, folder: Path) -> tup
     Raises:
         UsageError: a share that is none, or a file that names other images; StoreError: the file cannot be written.
     """
-    source = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(Path(train.manifest.source).parts[-2:])).strip("-.")
+    source = plain_name("-".join(Path(train.manifest.source).parts[-2:]))
     file = folder / f"{source}-{percent:g}percent-seed{seed}.txt"
+    small = int(train.labels.bincount().min())
+    if small * percent < 100:
+        print(f"{percent:g} % of the smallest class, which has {small} images, is less than one image; one is taken", file=sys.stderr)
     if not file.exists():
         write_split(file, [train.paths[row] for row in drawn(train.labels, percent / 100, seed).tolist()])
     return file, rows_of(read_split(file), train, file)

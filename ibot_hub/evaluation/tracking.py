@@ -101,7 +101,7 @@ def _track(model: Model, clip: MaskedClip, out: Path | None, options: Propagatio
     first = read_mask(clip.masks[0], _decoded(clip.frames[0]).size)
     numbers = objects_of(first)
     if not numbers:
-        raise UsageError(f"{clip.masks[0]} has no object: all of it is background.")
+        raise UsageError(f"{clip.masks[0]} has no object: it holds 0, the background, and at most 255, which is no object.")
     measured = set(_measured(clip))
     scores: dict[int, list[tuple[float, float]]] = {number: [] for number in numbers}
 

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ibot_cli.models import chosen_model
+from ibot_cli.pictures import write_picture
 from ibot_hub.options import EvaluationOptions, Pool
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
+    from ibot_hub.evaluation.class_folders import ClassFolders
     from ibot_hub.evaluation.labelled import Labelled
     from ibot_hub.evaluation.record import Record
     from ibot_hub.model import Model
+
+    Sides = tuple[ClassFolders, ClassFolders]  # training and validation
 
 _DATA = "A folder of class folders (ImageNet's layout), or what `ibot extract-features` wrote of one."
 Train = Annotated[str, typer.Option("--train", help=_DATA)]
@@ -42,16 +47,23 @@ def opened(name: str | None, *sources: str, head: bool | None = False) -> "Model
     return model
 
 
+def both_read(train: str, val: str) -> "Sides":
+    """What two sides hold. Raises UsageError where their classes do not fit, before a model is fetched for nothing."""
+    from ibot_hub.evaluation.class_folders import check_classes, read_classes
+
+    one, other = read_classes(train), read_classes(val)
+    check_classes(one.images, other.images, train, val)
+    return one, other
+
+
 def one_side(
-    source: str, model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
+    folders: "ClassFolders", model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
 ) -> "Labelled":  # fmt: skip
     """Features of the images of class folders; images that could not be read are told on standard error."""
-    from ibot_hub.evaluation.labelled import labelled
+    from ibot_hub.evaluation.labelled import labelled, told_left_out
 
-    side = labelled(source, model, out / "features", options, layers=layers, pool=pool)
-    if side.failed:
-        count, verb = ("1 image", "is") if side.failed == 1 else (f"{side.failed} images", "are")
-        print(f"{count} of {source} could not be read and {verb} left out", file=sys.stderr)
+    side = labelled(folders, model, out / "features", options, layers=layers, pool=pool)
+    told_left_out(folders.source, side.broken)
     return side
 
 
@@ -65,12 +77,14 @@ def loaded_model(name: str | None) -> "Model":
 
 
 def both_sides(
-    train: str, val: str, model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
+    sides: "Sides", model: "Model | None", out: Path, options: EvaluationOptions, *, layers: int = 1, pool: Pool = "cls"
 ) -> "tuple[Labelled, Labelled]":  # fmt: skip
     """Features of training and validation images, in the same classes."""
-    from ibot_hub.evaluation.labelled import pair
+    from ibot_hub.evaluation.labelled import check_made, pair
 
-    one, other = (one_side(source, model, out, options, layers=layers, pool=pool) for source in (train, val))
+    for folders in sides:  # before one of them is extracted for nothing
+        check_made(folders.source, options, layers, pool)
+    one, other = (one_side(folders, model, out, options, layers=layers, pool=pool) for folders in sides)
     return pair(one, other)
 
 
@@ -84,9 +98,13 @@ def computing_device(options: EvaluationOptions) -> "torch.device":
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def answer(done: "Record", out: Path, as_json: bool) -> None:
-    """The table of the record, or with --json all of it, on standard output; then it is written."""
+def answer(done: "Record", out: Path, as_json: bool, picture: "Image | None" = None) -> None:
+    """The table of the record, or with --json all of it, on standard output; then it is written, and the picture beside it."""
     from ibot_hub.evaluation import record
 
     print(record.as_json(done) if as_json else done.table.text())
-    print(f"written to {record.write_record(done, out)}", file=sys.stderr)
+    written = [record.write_record(done, out)]
+    if picture:
+        written.append(written[0].with_suffix(".png"))
+        write_picture(picture, written[1])
+    print(f"written to {' and '.join(map(str, written))}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_sides, computing_device, opened
+from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_read, both_sides, computing_device, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import LogisticOptions
@@ -39,8 +39,10 @@ def knn(
     from ibot_hub.evaluation.record import record
 
     asked = None if k is None else protocol.parse_ks(k)
-    one, other = both_sides(train, val, opened(model, train, val), out, options)
-    ks = asked or protocol.ks_up_to(len(one.features))
+    sides = both_read(train, val)
+    protocol.chosen_ks(asked, sum(sides[0].images.values()))  # what is wrong with them, before a model is fetched for nothing
+    one, other = both_sides(sides, opened(model, train, val), out, options)
+    ks = protocol.chosen_ks(asked, len(one.features))
     too_many = ", ".join(str(k) for k in protocol.KS if asked is None and k not in ks)
     if too_many:
         print(f"k = {too_many} are left out, for there are {len(one.features)} training images", file=sys.stderr)
@@ -65,10 +67,12 @@ def logistic(
     Of [CLS] at length 1, without intercept, with an L2 penalty that is chosen on held-out training images.
     """
     from ibot_hub.evaluation import logistic as protocol
+    from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
-    one, other = both_sides(train, val, opened(model, train, val), out, options)
+    needed("sklearn.linear_model")
+    one, other = both_sides(both_read(train, val), opened(model, train, val), out, options)
     report = protocol.logistic(one.features, one.labels, other.features, other.labels, options)
     results = {**report.numbers, "left_out": left_out(train=one, val=other)}
     answer(record(one.manifest, "logistic", {"train": train, "val": val}, _how(options), results, report.table), out, as_json)
@@ -90,6 +94,7 @@ def lowshot(
 
     By k-NN and by logistic regression. What is drawn is kept in OUT/splits, so that another model gets the same.
     """
+    from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.knn import KS, TEMPERATURE
     from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.lowshot import lowshot as protocol
@@ -97,9 +102,10 @@ def lowshot(
     from ibot_hub.evaluation.splits import drawn_split, read_split, rows_of
     from ibot_hub.evaluation.subsets import parse_shares
 
+    needed("sklearn.linear_model")
     shares = parse_shares(percent)
     named = {file: read_split(file) for file in split or ()}  # before a model is fetched for nothing
-    one, other = both_sides(train, val, opened(model, train, val), out, options)
+    one, other = both_sides(both_read(train, val), opened(model, train, val), out, options)
     splits = [(file, rows_of(names, one, file)) for file, names in named.items()]
     splits = splits or [drawn_split(one, share, options.seed, out / "splits") for share in shares]
     called = [(str(file) if split else file.stem, rows) for file, rows in splits]

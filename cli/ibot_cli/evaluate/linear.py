@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_sides, opened
+from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_read, both_sides, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
-from ibot_cli.pictures import write_picture
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.options import LinearOptions, SweepOptions
 from ibot_hub.options import Pool
@@ -45,20 +44,21 @@ def linear(
         raise UsageError(
             f"{train} holds features, and fresh crops need the images; give the folder of class folders, or leave --augment out."
         )
+    sides = both_read(train, val)
     loaded = opened(model, train, val)
     layers, pool = kind_of_probe(loaded, (train, val), options)
-    one, other = both_sides(train, val, loaded, Path(out), options, layers=layers, pool=pool)
+    one, other = both_sides(sides, loaded, Path(out), options, layers=layers, pool=pool)
     crops = None
     if options.augment:
         network = network_of(needs_images(loaded, train), options)
         crops = FreshCrops(network, entries_of(train, one.paths), one.labels, layers, pool, options.step_images, options.seed)
     report = protocol.linear(one.features, one.labels, other.features, other.labels, options, crops=crops)
     head = Path(out) / HEAD
-    LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)
     results = {**report.numbers, "head": str(head), "left_out": left_out(train=one, val=other)}
     settings = {**own_settings(options), "augment": options.augment, "classes": len(one.classes)}
-    print(f"the classifier is in {head}", file=sys.stderr)
     answer(record(one.manifest, "linear", {"train": train, "val": val}, settings, results, report.table), Path(out), as_json)
+    LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)  # now that an earlier one is set aside
+    print(f"the classifier is in {head}", file=sys.stderr)
 
 
 @options_from(SweepOptions)
@@ -82,6 +82,7 @@ def parts(
     from ibot_hub.evaluation.record import record_of_images
 
     check_matplotlib()
+    both_read(train, val)
     loaded = needs_images(opened(model, train, val), train, val)
     needs_cls(loaded.backbone)
     one, other = (protocol.part_means(loaded, source, options) for source in (train, val))
@@ -93,10 +94,9 @@ def parts(
     picture = draw_curves(
         curves, title=loaded.card.name, across=f"patches that are averaged, of {report.patches}", up="top-1, per cent", logarithmic=True
     )
-    data, results = {"train": train, "val": val}, asdict(report)
+    data, results = {"train": train, "val": val}, {**asdict(report), "left_out": {"train": one.left_out, "val": other.left_out}}
     done = record_of_images(loaded, network_of(loaded, options), "parts", data, own_settings(options), results, report.table)
-    answer(done, Path(out), as_json)
-    write_picture(picture, Path(out) / "parts.png")
+    answer(done, Path(out), as_json, picture)
 
 
 def kind_of_probe(model: "Model | None", sources: tuple[str, ...], options: LinearOptions) -> tuple[int, Pool]:

@@ -10,7 +10,6 @@ import typer
 from ibot_cli.evaluate.arguments import OUT, Out, answer, loaded_model
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
-from ibot_cli.pictures import write_picture
 from ibot_hub.evaluation.options import LocalizationOptions
 
 if TYPE_CHECKING:
@@ -39,21 +38,23 @@ def localize(
     The largest piece of the patches that hold --mass of a map, for the mean of the heads and for each; writes a picture of the best map's.
     """
     from ibot_hub.evaluation.boxes import read_boxes
-    from ibot_hub.evaluation.localization import evaluate_localization
+    from ibot_hub.evaluation.extra import needed
+    from ibot_hub.evaluation.localization import check_images, evaluate_localization
     from ibot_hub.evaluation.record import record_of_options
 
+    needed("scipy.ndimage")
     given = read_boxes(boxes)
+    check_images(images, given)  # before a model is fetched for nothing
     loaded = loaded_model(model)
     report = evaluate_localization(loaded, images, given, options)
     for path, reason in report.failed:
-        print(f"could not be read: {path}: {reason}", file=sys.stderr)
+        print(f"left out: {path}: {reason}", file=sys.stderr)
     corloc = dict(zip(report.maps, report.corloc, strict=True))
     results = {"corloc": corloc, "best": report.maps[report.best], "images": len(report.paths), "failed": report.failed}
     data = {"images": str(images), "boxes": str(boxes)}
     settings = {"of": report.of, "scipy": version("scipy")}
     done = record_of_options(loaded, options, "localize", data, settings, results, report.table)
-    answer(done, out, as_json)
-    write_picture(_drawn(images, report, given), out / "localize.png")
+    answer(done, out, as_json, _drawn(images, report, given))
 
 
 def _drawn(folder: Path, report: "LocalizationReport", given: "Mapping[str, tuple[Box, ...]]") -> "Image":

@@ -1,5 +1,6 @@
 """`ibot eval video`: how well a model follows objects through clips."""
 
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +11,6 @@ import typer
 from ibot_cli.evaluate.arguments import OUT, Out, answer, loaded_model
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
-from ibot_cli.pictures import write_picture
 from ibot_hub.evaluation.options import PropagationOptions
 
 if TYPE_CHECKING:
@@ -36,17 +36,21 @@ def video(
     Prints J, F and their mean; writes the masks, and a picture of the first, middle and last frame of clips.
     """
     from ibot_hub.evaluation.clips import read_clips
+    from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.propagation import frame_std
     from ibot_hub.evaluation.record import record_of_options
     from ibot_hub.evaluation.tracking import evaluate_tracking
 
+    needed("scipy.ndimage")
     clips = read_clips(folder, split)
     loaded = loaded_model(model)  # after what may be wrong with the clips
     report = evaluate_tracking(loaded, clips, out / "masks", options)
-    write_picture(_drawn(clips[:DRAWN], out / "masks"), out / "video.png")
+    picture = _drawn(clips[:DRAWN], out / "masks")
     results = {"j_and_f": report.both, "j": report.regions, "f": report.contours, "objects": [asdict(found) for found in report.objects]}
     settings = {"clips": len(clips), "std": frame_std(loaded.transform), "scipy": version("scipy")}
-    answer(record_of_options(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json)
+    done = record_of_options(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table)
+    answer(done, out, as_json, picture)
+    print(f"the masks are in {out / 'masks'}", file=sys.stderr)
 
 
 def _drawn(clips: "list[MaskedClip]", masks: Path) -> "Image":

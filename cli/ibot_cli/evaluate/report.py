@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, Train, Val
+from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, both_read
 from ibot_cli.models import AsJson, chosen_model
 from ibot_cli.options import options_from
+from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.options import ReportOptions
 
 
@@ -29,15 +30,18 @@ def report(
     One pass over the images serves all of them. The page, report.md and report.html with its pictures, can go on a model card.
     """
     from ibot_hub.draw.curves import check_matplotlib
+    from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.frozen import evaluate, folder_of
     from ibot_hub.evaluation.page import attention, curves, summary, write_page
     from ibot_hub.evaluation.record import as_json as in_json
     from ibot_hub.loading import load
-    from ibot_hub.sources import kind_of
 
-    for source in (train, val):  # before a model is fetched for nothing
-        kind_of(source)
     check_matplotlib()
+    for module in ("sklearn.linear_model", "scipy.optimize"):
+        needed(module)
+    sides = both_read(train, val)
+    if against and None in (folders.state for folders in sides):
+        raise UsageError("--against lets two models see the images; give the folders of class folders, not features of one model.")
     evaluations, pictures = [], {}
     for name in (chosen_model(model), *([against] if against else [])):
         loaded = load(name)

@@ -1,21 +1,22 @@
 """`ibot eval occlusion` and `shuffle`: how well classes are told from images that lack patches or order."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, both_sides, opened
+from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, both_read, both_sides, opened
 from ibot_cli.evaluate.linear import needs_images
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
-from ibot_cli.pictures import write_picture
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.options import OcclusionOptions, ShuffleOptions
 from ibot_hub.options import EvaluationOptions
 
 if TYPE_CHECKING:
+    from ibot_cli.evaluate.arguments import Sides
     from ibot_hub.evaluation.linear_head import LinearHead
     from ibot_hub.model import Model
 
@@ -48,18 +49,17 @@ def occlusion(
     given = _opened_head(head, train)
     loaded = needs_images(opened(model, val, *([train] if train else [])), val)
     protocol.check_drops(loaded, options)
-    used = given or _trained_head(str(train), val, loaded, Path(out), options)
+    used = given or _trained_head(both_read(str(train), val), loaded, Path(out), options)
     report = protocol.occlusion(loaded, used, val, options)
     curves = {
         str(drop): [(100 * ratio, top1) for ratio, top1 in zip(report.ratios, tops, strict=True)] for drop, tops in report.top1.items()
     }
     picture = draw_curves(curves, title=loaded.card.name, across="lost, per cent of patches or of attention", up="top-1, per cent")
-    results = {"ratios": report.ratios, "top1": report.top1, "dropped": report.dropped, "images": report.images}
+    results = {**asdict(report), "left_out": {"val": report.left_out}}
     done = record_of_images(
         loaded, network_of(loaded, options), "occlusion", _data(val, head, train), _settings(used, options.seed), results, report.table
     )
-    answer(done, Path(out), as_json)
-    write_picture(picture, Path(out) / "occlusion.png")
+    answer(done, Path(out), as_json, picture)
 
 
 @options_from(ShuffleOptions)
@@ -82,18 +82,17 @@ def shuffle(
     check_matplotlib()
     given = _opened_head(head, train)
     loaded = needs_images(opened(model, val, *([train] if train else [])), val)
-    used = given or _trained_head(str(train), val, loaded, Path(out), options)
+    used = given or _trained_head(both_read(str(train), val), loaded, Path(out), options)
     report = protocol.shuffle(loaded, used, val, options)
-    for rows, columns in report.left_out:
+    for rows, columns in report.grids_left_out:
         print(f"left out: {rows} x {columns} pieces, which do not divide the images", file=sys.stderr)
     points = [(rows * columns, top1) for (rows, columns), top1 in zip(report.grids, report.top1, strict=True)]
     picture = draw_curves({"shuffled": points}, title=loaded.card.name, across="pieces", up="top-1, per cent", logarithmic=True)
-    results = {"grids": report.grids, "top1": report.top1, "images": report.images, "left_out": report.left_out}
+    results = {**asdict(report), "left_out": {"val": report.left_out}}
     done = record_of_images(
         loaded, network_of(loaded, options), "shuffle", _data(val, head, train), _settings(used, options.seed), results, report.table
     )
-    answer(done, Path(out), as_json)
-    write_picture(picture, Path(out) / "shuffle.png")
+    answer(done, Path(out), as_json, picture)
 
 
 def _opened_head(file: Path | None, train: str | None) -> "LinearHead | None":
@@ -105,13 +104,13 @@ def _opened_head(file: Path | None, train: str | None) -> "LinearHead | None":
     return open_head(file) if file else None
 
 
-def _trained_head(train: str, val: str, model: "Model", out: Path, options: EvaluationOptions) -> "LinearHead":
+def _trained_head(sides: "Sides", model: "Model", out: Path, options: EvaluationOptions) -> "LinearHead":
     """A head as `ibot eval linear` trains it by default, which is left in the folder of the results."""
     from ibot_hub.evaluation.linear import linear, probed
     from ibot_hub.evaluation.linear_head import LinearHead
 
     layers, pool = probed(model)
-    one, other = both_sides(train, val, model, out, options, layers=layers, pool=pool)
+    one, other = both_sides(sides, model, out, options, layers=layers, pool=pool)
     report = linear(one.features, one.labels, other.features, other.labels, device=options.device)
     trained = LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest)
     trained.save(out / TRAINED)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, answer, both_sides, loaded_model, one_side, opened
+from ibot_cli.evaluate.arguments import OUT, Out, answer, both_read, both_sides, loaded_model, one_side, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.evaluation.options import CopyOptions, RevisitedOptions
@@ -29,16 +29,18 @@ def retrieval(
     On [CLS]; images of the query's class are right, counted as Table 16 counts.
     """
     from ibot_hub.evaluation import retrieval as protocol
+    from ibot_hub.evaluation.class_folders import read_classes
     from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
 
     sources = (gallery,) if query is None else (gallery, query)
-    seen_by = opened(model, *sources)
     if query is None:
-        one = one_side(gallery, seen_by, out, options)
+        folders = read_classes(gallery)
+        protocol.check_gallery(folders.images)  # before a model is fetched for nothing
+        one = one_side(folders, opened(model, gallery), out, options)
         report, sides = protocol.retrieval(one.features, one.labels, classes=one.classes), {"gallery": one}
     else:
-        one, other = both_sides(gallery, query, seen_by, out, options)
+        one, other = both_sides(both_read(gallery, query), opened(model, *sources), out, options)
         report, sides = protocol.retrieval(one.features, one.labels, other.features, other.labels), {"gallery": one, "query": other}
     results = {"map": report.mean_ap, "k": report.ks, "mp": report.mean_at, "images": report.images, "queries": report.queries}
     results["left_out"] = left_out(**sides)
