@@ -10,7 +10,7 @@ from torch import Tensor
 from ibot_hub.evaluation.class_folders import check_classes, read_classes
 from ibot_hub.evaluation.clustering import cluster
 from ibot_hub.evaluation.knn import TEMPERATURE, knn, ks_up_to
-from ibot_hub.evaluation.labelled import Labelled, labelled, left_out, pair
+from ibot_hub.evaluation.labelled import Labelled, labelled, left_out, pair, told_left_out
 from ibot_hub.evaluation.linear import LAYERS, linear, probed
 from ibot_hub.evaluation.logistic import logistic
 from ibot_hub.evaluation.options import LogisticOptions, ReportOptions, SweepOptions
@@ -32,11 +32,6 @@ class Evaluation:
     def model(self) -> str:
         return self.records[0].model
 
-    @property
-    def failed(self) -> int:
-        """Images of both sides that could not be read."""
-        return sum(self.records[0].results["left_out"].values())
-
 
 def evaluate(
     model: Model, train: str | Path, val: str | Path, out: str | Path, options: ReportOptions | None = None, **changes: Any
@@ -56,9 +51,12 @@ def evaluate(
     """
     options = replace(options or ReportOptions(), **changes)
     layers = min(LAYERS, model.depth)
-    sides = [read_classes(side) for side in (train, val)]
+    sides = [read_classes(source) for source in (train, val)]
     check_classes(sides[0].images, sides[1].images, str(train), str(val))  # before hours of work
-    one, other = pair(*(labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in sides))
+    seen = [labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in sides]
+    for side in seen:
+        told_left_out(side.manifest.source, side.broken)
+    one, other = pair(*seen)
     cls, wide = ((_part(one, model, *kind), _part(other, model, *kind)) for kind in _kinds(model))
     return measure(cls, wide, {"train": str(train), "val": str(val)}, Path(out), options, model)
 

@@ -104,7 +104,7 @@ def set_aside(done: Record, path: Path) -> None:
     """
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}); choose another --out.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ibot_cli.evaluate.arguments import answer, both_sides, computing_device, opened
+from ibot_cli.evaluate.arguments import answer, both_read, both_sides, computing_device, opened
 from ibot_hub.errors import SourceError, StoreError, UnknownModelError, UsageError
 from ibot_hub.evaluation.record import record
 from ibot_hub.evaluation.table import Table
@@ -63,9 +63,9 @@ def test_two_sides(train: Path, features: Path, checkpoint: str, tmp_path: Path,
     val = class_folders(tmp_path / "val", 2, broken=1)
     capsys.readouterr()
     model = load(checkpoint, head=False)
-    one, other = both_sides(str(features), str(val), model, tmp_path / "out", SMALL)
+    one, other = both_sides(both_read(str(features), str(val)), model, tmp_path / "out", SMALL)
     assert (len(one.features), len(other.features)) == (6, 5)
-    assert capsys.readouterr().err == f"1 image of {val} could not be read and is left out\n"
+    assert capsys.readouterr().err == f"1 image of {val} could not be read and is left out: red/red_0.png\n"
     assert [path.parent for path in (tmp_path / "out").rglob("manifest.json")] == list((tmp_path / "out" / "features").iterdir())
     assert other.manifest == read_manifest(next((tmp_path / "out" / "features").iterdir()))
 

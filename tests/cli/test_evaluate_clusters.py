@@ -37,6 +37,18 @@ def test_both_ways(ibot: Ibot, val: Path, checkpoint: str, tmp_path: Path) -> No
     assert (facts["settings"]["by"], facts["settings"]["seed"]) == ("k-means", 1)
 
 
+def test_mistakes_are_told_before_a_model_is_fetched(ibot: Ibot, val: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "all").symlink_to(val)
+    for words, said in (
+        (("--val", val, "--clusters", "16"), f"16 clusters are asked for, but {val} holds 15 images"),
+        (("--val", val / "red"), "red_0.png of"),
+        (("--val", tmp_path / "one"), f"All images of {tmp_path / 'one'} are in one class folder, 'all'"),
+    ):
+        code, _, stderr = ibot("eval", "cluster", *words, "--model", "vit_nope", "-o", tmp_path)
+        assert (code, said in stderr) == (2, True)
+
+
 def test_features_are_clustered_without_a_model_and_given_to_a_head_with_it(ibot: Ibot, val: Path, checkpoint: str, tmp_path: Path) -> None:
     extract = ("extract-features", val, "-o", tmp_path / "features", "--model", checkpoint, "--dtype", "float32", *SEEN)
     assert ibot(*extract)[0] == 0

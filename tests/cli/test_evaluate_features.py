@@ -72,11 +72,12 @@ def test_numbers_of_neighbours_that_there_are_not(ibot: Ibot, train: Path, val: 
     code, stdout, stderr = ibot(*words, "--json")
     assert (code, json.loads(stdout)["results"]["k"]) == (0, [10])
     assert "k = 20, 100, 200 are left out, for there are 15 training images" in stderr
+    words = ("eval", "knn", "--train", train, "--val", val, "--model", "vit_nope", "-o", tmp_path)  # told before it is fetched
     code, stdout, stderr = ibot(*words, "--k", "10,20")
     assert (code, stdout) == (2, "")
-    assert "ks is [10, 20]; the index has 15 images, so each number must be from 1 to 15." in stderr
+    assert "k = 20 is asked for; there are 15 training images, so each k must be from 1 to 15." in stderr
     few = class_folders(tmp_path / "few", 2)
-    code, _, stderr = ibot("eval", "knn", "--train", few, "--val", val, "--model", checkpoint, "-o", tmp_path, *SEEN)
+    code, _, stderr = ibot("eval", "knn", "--train", few, "--val", val, "--model", "vit_nope", "-o", tmp_path, *SEEN)
     assert code == 2
     assert "There are 6 training images, fewer than the paper's smallest k, 10; take more, or give smaller k." in stderr
 
@@ -150,7 +151,7 @@ def test_lowshot_of_what_is_not_there(ibot: Ibot, train: Path, val: Path, checkp
         ),
         (("--split", tmp_path / "none.txt", "--model", "vit_nope"), 1, "There is no"),  # told before a model is fetched
         (("--percent", "0", "--model", "vit_nope"), 2, "percent is '0'"),
-        (("--percent", "1", "--model", checkpoint), 2, "Each class has one training image, so none can be held out"),
+        (("--percent", "1", "--model", checkpoint), 2, "-1percent-seed0 holds one image of each class, so none can be held out"),
     ):
         code, stdout, stderr = ibot("eval", "lowshot", "--train", train, "--val", val, "-o", tmp_path / "out", *words, *SEEN)
         assert (code, stdout) == (exit_code, "")

@@ -77,8 +77,8 @@ def test_mistakes_are_told_in_a_sentence(ibot: Ibot, sides: tuple[Path, Path], c
         (("linear", "--train", features, "--val", features, "--augment"), "holds features, and fresh crops need the images"),
         (("linear", "--train", train, "--val", val, "--held-out", "1"), "held_out is 1.0"),
         (("parts", "--train", features, "--val", features), "holds features, and the images themselves are needed"),
-        (("parts", "--train", train, "--val", val, "--model", swin), "A Swin has no [CLS] token"),
-        (("parts", "--train", train, "--val", val, "--model", checkpoint), "Class 'dog' has no training image"),
+        (("parts", "--train", train, "--val", train, "--model", swin), "A Swin has no [CLS] token"),
+        (("parts", "--train", train, "--val", val, "--model", "vit_nope"), "Class 'dog' has images in "),
     ):
         code, _, stderr = ibot("eval", *words, "-o", tmp_path / "out", *FAST)
         assert code in (1, 2)

@@ -20,7 +20,7 @@ def test_corloc_of_a_folder(ibot: Ibot, photos: Path, tmp_path: Path) -> None:
     words = ("eval", "localize", tmp_path / "images", "--boxes", tmp_path / "boxes.csv", "--model", "tiny")
     code, stdout, stderr = ibot(*words, "--size", "64", "--device", "cpu", "-o", out)
     assert code == 0
-    assert "could not be read: broken.png: the file is empty" in stderr
+    assert "left out: broken.png: the file is empty" in stderr
     record = json.loads((out / "localize.json").read_text())
     assert list(record["results"]["corloc"]) == ["mean", "head 0", "head 1", "head 2"]
     assert (record["results"]["images"], record["results"]["failed"]) == (2, [["broken.png", "the file is empty"]])
@@ -34,3 +34,6 @@ def test_boxes_that_are_none_are_told_before_a_model_is_fetched(ibot: Ibot, phot
     (tmp_path / "boxes.csv").write_text("path,x,y\nclock.jpg,0,0\n")
     code, _, stderr = ibot("eval", "localize", photos, "--boxes", tmp_path / "boxes.csv", "--model", "vit_b16")
     assert (code, "has no column width" in stderr) == (2, True)
+    (tmp_path / "boxes.csv").write_text("path,x,y,width,height\ngone.jpg,0,0,9,9\n")
+    code, _, stderr = ibot("eval", "localize", photos, "--boxes", tmp_path / "boxes.csv", "--model", "vit_b16")
+    assert (code, "gone.jpg, which has boxes; 1 of 1 images are missing" in stderr) == (2, True)

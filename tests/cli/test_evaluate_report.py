@@ -15,13 +15,21 @@ def test_two_models_on_one_page(ibot: Ibot, checkpoint: str, golden: Path, tmp_p
     words = ("eval", "report", checkpoint, "--against", swin, "--train", train, "--val", val, "--out", tmp_path / "out", "--epochs", "2")
     code, stdout, stderr = ibot(*words)
     assert code == 0
-    assert stderr.count("1 images could not be read and are left out") == 2
+    assert stderr.count(f"1 image of {val} could not be read and is left out: red/red_0.png\n") == 2
     page = (tmp_path / "out" / "report.md").read_text()
     assert f"# Frozen evaluation of {checkpoint} beside {swin}" in page
     assert all(line.split()[-1] in page for line in stdout.splitlines()[2:])
     assert len(list((tmp_path / "out").glob("attention-*.png"))) == 3
     answer = json.loads(ibot(*words, "--json")[1])
     assert [[record["protocol"] for record in records] for records in answer] == [["knn", "cluster", "logistic", "linear"]] * 2
+
+
+def test_two_models_need_the_images(ibot: Ibot, checkpoint: str, tmp_path: Path) -> None:
+    train = class_folders(tmp_path / "train", 2)
+    ibot("extract-features", train, "-o", tmp_path / "features", "--model", checkpoint, "--size", "32", "--device", "cpu")
+    words = ("eval", "report", "vit_nope", "--against", checkpoint, "--train", tmp_path / "features", "--val", train)
+    code, _, stderr = ibot(*words, "--out", tmp_path / "out")
+    assert (code, "--against lets two models see the images" in stderr) == (2, True)
 
 
 def test_a_folder_that_is_not_there_is_told_first(ibot: Ibot, checkpoint: str, tmp_path: Path) -> None:

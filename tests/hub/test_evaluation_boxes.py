@@ -28,7 +28,7 @@ def test_json_means_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("b.csv", "path,x,y,width\na,1,2,3\n", "has no column height; its first line must name path, x, y, width, height"),
+        ("b.csv", "path,x,y,width\na,1,2,3\n", "has no column height; its first line must name path,x,y,width,height, with commas between"),
         ("b.csv", "", "has no column path"),
         ("b.csv", "path,x,y,width,height\n", "lists no box"),
         ("b.csv", "path,x,y,width,height\na.jpg,1,2,3,4\nb.jpg,1,2,3\n", r"Box 2 of .* is none: x, y, width and height must be numbers"),

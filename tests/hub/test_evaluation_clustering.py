@@ -109,9 +109,9 @@ def test_a_head_takes_the_cls_of_its_own_backbone(side: Labelled, model: Model) 
 
 def test_what_cannot_be_clustered_is_refused(side: Labelled) -> None:
     one = with_features(side, torch.ones(5, 4), torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(UsageError, match="are in one class folder, 'a'; clusters need two classes"):
+    with pytest.raises(UsageError, match="are in one class folder, 'a'; give the folder that holds the class folders"):
         cluster(one)
-    with pytest.raises(UsageError, match=r"19 clusters are asked for, of features \[18, 128\]; there must be an image for each"):
+    with pytest.raises(UsageError, match=r"19 clusters are asked for, but .* holds 18 images; there must be one for each"):
         cluster(side, clusters=19)
     broken = side.features.clone()
     broken[7, 3] = torch.nan

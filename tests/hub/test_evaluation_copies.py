@@ -74,13 +74,15 @@ def test_the_vector_is_cls_and_the_generalised_mean() -> None:
     assert found[:, 3:] == pytest.approx((patches**4).mean(axis=1) ** 0.25, rel=1e-5)
 
 
-def test_whitened_features_vary_alike_in_all_directions() -> None:
+def test_whitened_features_vary_alike_in_all_directions(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     features = torch.randn(500, 6) * torch.tensor([9.0, 5, 3, 2, 1, 0.5]) + 4
     white = find_whitening(features)(features)
     assert white.mean(dim=0).abs().max() < 1e-4
     assert white.T.cov(correction=0).numpy() == pytest.approx(np.eye(6), abs=1e-3)
+    assert capsys.readouterr().err == ""
     few = find_whitening(features[:4])
+    assert "learnt from 4 images, fewer than the 6 numbers of a vector: it will distort" in capsys.readouterr().err
     assert few(features).shape == (500, 3)  # what four images can tell
     assert few(features[:4]).T.cov(correction=0).numpy() == pytest.approx(np.eye(3), abs=1e-3)
     with pytest.raises(UsageError, match="at least two images; this is 1"):

@@ -1,5 +1,6 @@
 """Features get the classes of the folders their images lie in, from whatever source, and two sides are only put together if they fit."""
 
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from ibot_hub.errors import SourceError, UsageError
-from ibot_hub.evaluation.labelled import Labelled, class_folder, labelled, pair
+from ibot_hub.evaluation.labelled import NAMED, Labelled, labelled, pair, told_left_out
 from ibot_hub.features.extraction import extract
 from ibot_hub.features.shards import Rows
 from ibot_hub.features.store import save_manifest, write_shard
@@ -110,39 +111,22 @@ def test_lists_and_shards_have_classes_too(seen: Labelled, model: Model, images:
     torch.testing.assert_close(of_shard.features, seen.features[[0, 1, 4, 5]], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("source", "path", "expected"),
-    [
-        ("/gone/folder", "dog/1.jpg", "dog"),
-        ("/gone/folder", "dog/images/1.jpg", "dog"),
-        ("/gone/folder", "dog.target/1.jpg", "dog.target"),
-        ("/gone/folder", "part-00.tar/dog/1.jpg", "dog"),
-        ("/gone/folder", "part-00.tar/train/dog/1.jpg", "dog"),
-        ("/gone/folder", "dog/part-00.tar/1.jpg", "dog"),
-        ("/gone/images.txt", "data/train/dog/1.jpg", "dog"),
-        ("/gone/images.txt", "/data/train/dog/1.jpg", "dog"),
-        ("-", "../train/dog/1.jpg", "dog"),
-        ("/gone/images.tar", "images.tar/train/dog/1.jpg", "dog"),
-        ("/gone/part-{00..12}.tar", "part-00.tar/dog/1.jpg", "dog"),
-        ("/gone/folder", "1.jpg", None),
-        ("/gone/images.txt", "/1.jpg", None),
-        ("-", "./1.jpg", None),
-        ("/gone/images.tar", "images.tar/1.jpg", None),
-    ],
-)
-def test_the_class_of_a_path(source: str, path: str, expected: str | None) -> None:
-    if expected is not None:
-        assert class_folder(path, source) == expected
-        return
-    with pytest.raises(UsageError, match=f"{path} of {source} is in no class folder"):
-        class_folder(path, source)
+def test_features_are_of_the_images_as_they_are_now(model: Model, tmp_path: Path) -> None:
+    """An image that comes, goes, or is replaced under its name makes the features of its side anew."""
+    folder = class_folders(tmp_path / "train", CLASSES, 2)
 
+    def seen() -> Labelled:
+        return labelled(folder, model, tmp_path / "cache", SMALL)
 
-def test_a_source_that_is_there_tells_what_it_is(tmp_path: Path) -> None:
-    (tmp_path / "names").write_text("")
-    (tmp_path / "folder.txt").mkdir()
-    assert class_folder("a/b/1.jpg", tmp_path / "names") == "b"
-    assert class_folder("a/b/1.jpg", tmp_path / "folder.txt") == "a"
+    first = seen()
+    added = folder / "bird" / "bird_2.png"
+    Image.new("RGB", (40, 40), "red").save(added)
+    assert seen().paths == ("bird/bird_0.png", "bird/bird_1.png", "bird/bird_2.png", *first.paths[2:])
+    Image.new("RGB", (40, 40), "blue").rotate(9, fillcolor="white").save(added)
+    replaced = seen()
+    torch.testing.assert_close(replaced.features[2], model(added, transform=replace(model.transform, size=32)).cls[0], atol=1e-5, rtol=1e-4)
+    shutil.rmtree(folder / "bird")
+    assert seen().classes == ("cat", "dog")
 
 
 def test_broken_images_are_left_out_and_counted(model: Model, tmp_path: Path) -> None:
@@ -159,6 +143,14 @@ def test_broken_images_are_left_out_and_counted(model: Model, tmp_path: Path) ->
         labelled(folder, model, tmp_path / "other", SMALL)
 
 
+def test_what_is_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    told_left_out("photos", [])
+    assert capsys.readouterr().err == ""
+    told_left_out("photos", [f"{number}.jpg" for number in range(NAMED + 2)])
+    named = "0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 2 more"
+    assert capsys.readouterr().err == f"7 images of photos could not be read and are left out: {named}\n"
+
+
 def test_features_that_are_not_finite_are_named(seen: Labelled, tmp_path: Path) -> None:
     features = torch.ones(3, 128)
     features[1, 7] = torch.nan
@@ -170,7 +162,10 @@ def test_features_that_are_not_finite_are_named(seen: Labelled, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"layers": 4}, "holds features of layers 1, but layers 4 is needed"),
+        (
+            {"layers": 4},
+            "holds features of layers 1, but layers 4 is needed: `ibot extract-features .*source --layers 4` makes them",
+        ),
         ({"layers": 4, "pool": "cls+mean"}, r"holds features of layers 1, pool cls, but layers 4, pool cls\+mean is needed"),
         ({"options": EvaluationOptions(size=64)}, "holds features of size 32, but size 64 is needed"),
     ],
@@ -200,6 +195,11 @@ def test_two_sides_have_the_classes_of_the_first(seen: Labelled, tmp_path: Path,
     assert train is seen
     assert (val.classes, val.labels.tolist()) == (CLASSES, [2, 0, 2])
     assert capsys.readouterr().err == f"1 of 3 classes, such as 'cat', have no image in {tmp_path}/val/source\n"
+
+
+def test_the_same_images_on_both_sides_are_told(seen: Labelled, capsys: pytest.CaptureFixture[str]) -> None:
+    pair(seen, seen)
+    assert capsys.readouterr().err == f"both sides are the images of {seen.manifest.source}: each of them is found by itself\n"
 
 
 def test_a_side_with_tokens_besides_fits(seen: Labelled, model: Model, images: Path, tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_the_share_itself_is_enough() -> None:
     assert report.table.rows[0][-1] == ""  # where there is but one there is no best
 
 
+def test_of_equally_right_maps_the_one_that_overlaps_more_is_best() -> None:
+    overlaps = np.array([[0.6, 0.1], [0.9, 0.2], [0.7, 0.2]])
+    report = LocalizationReport(("mean", "head 0", "head 1"), "attention", overlaps, ((),) * 2, ("a", "b"), (), 0.5)
+    assert (report.corloc, report.best) == ((50, 50, 50), 1)
+
+
 def test_a_swin_has_one_map(discs: dict[str, tuple[Box, ...]], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Swin(patch_size=4, window_size=7, embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)).eval()
@@ -115,7 +121,13 @@ def test_images_that_are_missing_or_broken(discs: dict[str, tuple[Box, ...]], tm
     (tmp_path / "1.png").write_bytes(b"")
     report = evaluate_localization(model, tmp_path, discs, size=64, device="cpu")
     assert (report.paths, report.failed) == (("0.png", "2.png"), (("1.png", "the file is empty"),))
-    with pytest.raises(SourceError, match=r"None of the 1 images can be read; the first is 1\.png: the file is empty"):
+    with pytest.raises(SourceError, match=r"None of the 1 images can be measured; the first is 1\.png: the file is empty"):
         evaluate_localization(model, tmp_path, {"1.png": discs["1.png"]}, device="cpu")
+    outside = discs | {"0.png": (Box(0, 0, 9, 111.5),), "1.png": discs["1.png"]}
+    report = evaluate_localization(model, tmp_path, outside, size=64, device="cpu")
+    assert report.failed[0] == ("0.png", "its box from (0, 0) to (9, 111.5) reaches out of its 160 x 110 pixels")
+    assert report.paths == ("2.png",)
+    with pytest.raises(SourceError, match="is no folder; give the one that the paths of the boxes begin in"):
+        evaluate_localization(model, tmp_path / "2.png", discs, device="cpu")
     with pytest.raises(UsageError, match="Layer 9 does not exist"):
         evaluate_localization(model, tmp_path, discs, layer=9, device="cpu")

@@ -47,6 +47,15 @@ def test_a_part_smaller_than_every_k_has_all_its_images_as_neighbours() -> None:
     assert report.knn[0].top1 == (100.0,)
 
 
+def test_a_part_that_has_nothing_to_hold_out_is_named_first() -> None:
+    train, labels = around(60, 1.0, 1)
+    parts = [("many", torch.arange(60)), ("single", torch.arange(6))]
+    with pytest.raises(UsageError, match=r"single holds one image of each class, so none can be held out .* larger share \(--percent\)"):
+        lowshot(train, labels, *around(30, 1.0, 2), parts, (10,))
+    report = lowshot(train, labels, *around(30, 1.0, 2), parts, (6,), LogisticOptions(select="validation"))
+    assert report.logistic[1].images == 6
+
+
 def test_a_class_that_is_not_in_a_part() -> None:
     train, labels = around(60, 1.0, 1)
     with pytest.raises(UsageError, match="Class 5 has no image in the index"):

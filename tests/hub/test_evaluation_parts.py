@@ -63,7 +63,7 @@ def synthetic(count: int, seed: int) -> PartMeans:
     names = tuple("abcd"[index % 4] for index in range(count))
     told = torch.eye(4)[torch.arange(count) % 4] + 0.01 * torch.randn(count, 4, generator=rng)
     noise = torch.randn(count, 4, generator=rng)
-    return PartMeans((1, 16), 16, torch.stack([told, told + noise / 20]), torch.stack([noise, told + noise / 20]), names)
+    return PartMeans((1, 16), 16, torch.stack([told, told + noise / 20]), torch.stack([noise, told + noise / 20]), names, 0)
 
 
 def test_classes_are_found_where_they_are() -> None:

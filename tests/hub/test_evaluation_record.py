@@ -1,6 +1,7 @@
 """A record holds what a number needs to be trusted, and is on disk whole or not at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,5 +51,24 @@ def test_where_it_cannot_be_written_it_is_said(done: Record, tmp_path: Path) -> 
     with pytest.raises(StoreError, match=r"file/knn\.json cannot be written \(.+\); free space, or choose another --out"):
         write_record(done, tmp_path / "file")
     (tmp_path / "knn.json").mkdir()
-    with pytest.raises(StoreError, match=r"knn\.json cannot be written \(Is a directory\)"):
+    with pytest.raises(StoreError, match=r"knn\.json cannot be read \(Is a directory\); choose another --out"):
         write_record(done, tmp_path)
+
+
+def test_results_of_another_model_or_other_data_are_kept(done: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_record(done, tmp_path).read_text()
+    (tmp_path / "knn.png").write_text("its picture")
+    write_record(replace(done, results={}), tmp_path)  # measured again: replaced
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["knn.json", "knn.png"]
+    write_record(done, tmp_path)
+    assert capsys.readouterr().err == ""
+    for other in (replace(done, weights="ef" * 32), replace(done, data={"val": "elsewhere"})):
+        write_record(done, tmp_path)
+        write_record(other, tmp_path)
+        assert "held results of another model or of other data; they are knn-" in capsys.readouterr().err
+    kept = [path.read_text() for path in tmp_path.glob("knn-*.json")]
+    assert first in kept
+    assert [path.read_text() for path in tmp_path.glob("knn-*.png")] == ["its picture"]
+    (tmp_path / "knn.json").write_text("no record of ours")
+    write_record(done, tmp_path)
+    assert "no record of ours" in [path.read_text() for path in tmp_path.glob("knn-other-*.json")]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.precision import rank_precision
-from ibot_hub.evaluation.retrieval import retrieval
+from ibot_hub.evaluation.retrieval import check_gallery, retrieval
 
 
 def clusters(count: int, noise: float, seed: int, classes: int = 5) -> tuple[Tensor, Tensor]:
@@ -60,6 +60,11 @@ def test_what_cannot_be_answered_is_refused() -> None:
         retrieval(gallery[:6], torch.tensor([0, 1, 2, 2, 1, 2]))
     with pytest.raises(UsageError, match="Class 'cat' has a single image"):
         retrieval(gallery[:6], torch.tensor([0, 1, 2, 2, 1, 2]), classes=("cat", "cow", "dog"))
+    check_gallery({"cat": 2, "cow": 3})
+    with pytest.raises(UsageError, match="Class 'cow' has a single image"):
+        check_gallery({"cat": 2, "cow": 1})
+    with pytest.raises(UsageError, match="All images of the gallery are of one class"):
+        check_gallery({"cat": 2})
     with pytest.raises(UsageError, match="All images of the gallery are of one class"):
         retrieval(gallery, torch.zeros(20, dtype=torch.int64))
     with pytest.raises(UsageError, match=r"The queries must be rows of features with one label a row; these are features \[10, 16\]"):

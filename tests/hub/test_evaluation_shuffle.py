@@ -56,11 +56,11 @@ def test_what_a_shuffle_hides_is_lost_and_what_it_leaves_is_not(model: Model, tm
         head = LinearHead(2 * means, -means.square().sum(dim=1), side.classes, 0.1, side.manifest)
         reports[kind] = shuffle(model, head, tmp_path / kind, SMALL)
     assert reports["plain"].grids == tuple(grid for grid in GRIDS if grid != (14, 14))
-    assert reports["plain"].left_out == ((14, 14),)
+    assert reports["plain"].grids_left_out == ((14, 14),)
     assert set(reports["plain"].top1) == {100.0}
     assert reports["halves"].top1[0] == 100.0
     assert 25 < np.mean(reports["halves"].top1[3:]) < 75  # 4 x 4 pieces and finer: chance
-    assert reports["halves"].images == 40
+    assert (reports["halves"].images, reports["halves"].left_out) == (40, 0)
     lines = reports["halves"].table.text().splitlines()
     assert lines[2].split() == ["1", "x", "1", "1", "100.00"]
     assert lines[5].split()[:4] == ["4", "x", "4", "16"]

@@ -85,6 +85,15 @@ def test_files_that_are_no_splits(tmp_path: Path) -> None:
         write_split(tmp_path / "empty.txt" / "split.txt", ["a"])
 
 
+def test_a_share_that_is_less_than_an_image_is_told(train: Labelled, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    smallest = int(train.labels.bincount().min())
+    drawn_split(train, 100 / smallest, 0, tmp_path)
+    assert capsys.readouterr().err == ""
+    _, rows = drawn_split(train, 1, 0, tmp_path)
+    assert f"1 % of the smallest class, which has {smallest} images, is less than one image; one is taken\n" == capsys.readouterr().err
+    assert train.labels[rows].bincount().min() == 1
+
+
 def test_what_was_drawn_stays(train: Labelled, tmp_path: Path) -> None:
     file, rows = drawn_split(train, 10, 0, tmp_path)
     assert file == tmp_path / "imagenet-train-10percent-seed0.txt"

@@ -47,8 +47,6 @@ def report(
         loaded = load(name)
         print(f"{loaded.card.name}: {loaded.card.in_words()}", file=sys.stderr)
         evaluations.append(evaluate(loaded, train, val, out / folder_of(loaded), options))
-        if evaluations[-1].failed:
-            print(f"{evaluations[-1].failed} images could not be read and are left out", file=sys.stderr)
         if name != against:
             pictures = attention(loaded, evaluations[-1])
     page, html = write_page(evaluations, {**curves(evaluations), **pictures}, Path(out))
