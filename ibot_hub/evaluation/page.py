@@ -1,5 +1,6 @@
 """Evaluations of one or two models become a page: Markdown for a model card, HTML for a browser, and their pictures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -22,6 +23,10 @@ STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem a
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}small{color:#666}"""
 PHOTOS = 3  # whose attention is shown
+CAPTIONS = {  # of pictures, by the first word of their names
+    "knn": "Top-1 of k-NN by the number of neighbours.",
+    "attention": "A validation image and the patches that the attention heads of {model} look at most.",
+}
 
 
 def summary(evaluations: Sequence[Evaluation]) -> Table:
@@ -33,12 +38,13 @@ def summary(evaluations: Sequence[Evaluation]) -> Table:
     quoted = [_quoted(one) for one in evaluations]
     names = dict.fromkeys(name for numbers in quoted for name in numbers)
     rows: list[tuple[Cell, ...]] = [(name, *(numbers.get(name) for numbers in quoted)) for name in names]
-    return Table("In per cent", ("measure", *(one.model for one in evaluations)), tuple(rows))
+    return Table("In per cent", ("measure", *_names(evaluations)), tuple(rows))
 
 
 def curves(evaluations: Sequence[Evaluation]) -> dict[str, Image.Image]:
     """The picture of top-1 by neighbours, a curve for each model, by file name."""
-    near = {one.model: list(zip(r["k"], r["top1"], strict=True)) for one in evaluations for r in [_of(one, "knn").results]}
+    found = [_of(one, "knn").results for one in evaluations]
+    near = {name: list(zip(r["k"], r["top1"], strict=True)) for name, r in zip(_names(evaluations), found, strict=True)}
     return {"knn.png": draw_curves(near, title="k-NN", across="neighbours", up="top-1, per cent", logarithmic=True)}
 
 
@@ -60,16 +66,21 @@ def attention(model: Model, evaluation: Evaluation) -> dict[str, Image.Image]:
 def write_page(evaluations: Sequence[Evaluation], pictures: Mapping[str, Image.Image], out: Path) -> tuple[Path, Path]:
     """report.md and report.html in the folder `out`, and the pictures beside them. Raises StoreError where they cannot be written."""
     blocks = _blocks(evaluations)
-    title = " beside ".join(one.model for one in evaluations)
+    names = _names(evaluations)
+    title = " beside ".join(names)
+    captions = {name: CAPTIONS[re.split(r"\W", name)[0]].format(model=names[0]) for name in pictures}
     markdown = [
         f"# Frozen evaluation of {title}",
         *(f"## {head}\n\n{table.markdown()}\n\n{words}".rstrip() for head, table, words in blocks),
     ]
-    markdown += [f"![{name}]({name})" for name in pictures]
+    markdown += [f"![{caption}]({name})\n\n*{caption}*" for name, caption in captions.items()]
     html = [f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"]
     html += [f"<h1>Frozen evaluation of {escape(title)}</h1>"]
     html += [f"<h2>{escape(head)}</h2>\n{table.html()}\n<p><small>{escape(words)}</small></p>" for head, table, words in blocks]
-    html += [f'<p><img src="{name}" alt="{name}"></p>' for name in pictures]
+    html += [
+        f'<figure><img src="{name}" alt="{escape(caption)}"><figcaption><small>{escape(caption)}</small></figcaption></figure>'
+        for name, caption in captions.items()
+    ]
     files = {"report.md": "\n\n".join(markdown) + "\n", "report.html": "\n".join(html) + "\n"}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +93,13 @@ def write_page(evaluations: Sequence[Evaluation], pictures: Mapping[str, Image.I
             f"The page cannot be written to {out} ({error.strerror or error}); free space, or choose another --out."
         ) from error
     return out / "report.md", out / "report.html"
+
+
+def _names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The names of the models; of files and runs the ends of their paths, where these tell them apart."""
+    full = [one.model for one in evaluations]
+    short = ["/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in full]
+    return short if len(set(short)) == len(short) else full
 
 
 def _quoted(evaluation: Evaluation) -> dict[str, float]:
@@ -102,11 +120,13 @@ def _of(evaluation: Evaluation, protocol: str) -> Record:
 def _blocks(evaluations: Sequence[Evaluation]) -> list[tuple[str, Table, str]]:
     """Heading, table and a line of small print each: the summary, then every protocol of every model."""
     blocks = [("Summary", summary(evaluations), "")]
-    for one in evaluations:
+    for name, one in zip(_names(evaluations), evaluations, strict=True):
         for record in one.records:
             data = ", ".join(f"{side}: {place}" for side, place in record.data.items())
             made = f"{record.arch}, {record.network or 'network not stated'}, weights {record.weights[:12]}"
+            seen = record.settings["preprocessing"]
+            made += f"; images at {seen['size']} px ({seen['resize']}), {record.settings['dtype']}"
             versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
             head, _, rest = record.table.title.partition("\n")
-            blocks.append((f"{record.model}: {head}", record.table, f"{rest + '. ' if rest else ''}{made}; {data}; {versions}."))
+            blocks.append((f"{name}: {head}", record.table, f"{rest + '. ' if rest else ''}{made}; {data}; {versions}."))
     return blocks

@@ -17,7 +17,7 @@ def test_two_models_on_one_page(ibot: Ibot, checkpoint: str, golden: Path, tmp_p
     assert code == 0
     assert stderr.count(f"1 image of {val} could not be read and is left out: red/red_0.png\n") == 2
     page = (tmp_path / "out" / "report.md").read_text()
-    assert f"# Frozen evaluation of {checkpoint} beside {swin}" in page
+    assert "# Frozen evaluation of golden/vit_micro_checkpoint.pth beside golden/swin_micro_w7_checkpoint.pth" in page
     assert all(line.split()[-1] in page for line in stdout.splitlines()[2:])
     assert len(list((tmp_path / "out").glob("attention-*.png"))) == 3
     answer = json.loads(ibot(*words, "--json")[1])

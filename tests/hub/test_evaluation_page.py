@@ -37,6 +37,9 @@ def test_the_page_has_all_tables_and_pictures(model: Model, evaluation: Evaluati
             assert f"| {' | '.join(map(written, row))} |" in markdown
             assert "".join(f"<td>{written(cell)}</td>" for cell in row) in html
         assert record.weights[:12] in markdown
+    seen = evaluation.records[0].settings["preprocessing"]
+    assert f"; images at {seen['size']} px (crop), float32; " in markdown
+    assert 'alt="A validation image and the patches that the attention heads of golden/vit_micro_checkpoint.pth look at most."' in html
     for name, picture in pictures.items():
         assert f"({name})" in markdown
         assert f'src="{name}"' in html
@@ -54,7 +57,9 @@ def test_attention_is_drawn_of_the_first_image_of_each_class(model: Model, evalu
 def test_two_models_stand_beside_each_other(evaluation: Evaluation) -> None:
     other = replace(evaluation, records=tuple(replace(record, model="<other>") for record in evaluation.records))
     table = summary([evaluation, other])
-    assert table.columns == ("measure", evaluation.model, "<other>")
+    assert table.columns == ("measure", "golden/vit_micro_checkpoint.pth", "<other>")
+    like = replace(evaluation, records=tuple(replace(record, model=f"/x{record.model}") for record in evaluation.records))
+    assert summary([evaluation, like]).columns[1:] == (evaluation.model, f"/x{evaluation.model}")  # the ends of their paths are the same
     assert all(row[1] == row[2] for row in table.rows)
     knn = next(record.results for record in evaluation.records if record.protocol == "knn")
     assert table.rows[0][:2] == ("k-NN, k = 20, top-1", knn["top1"][knn["k"].index(20)])
