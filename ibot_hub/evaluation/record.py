@@ -47,42 +47,26 @@ def record(
     )
 
 
-def record_of_images(
-    model: Model,
-    network: Network,
-    protocol: str,
-    data: Mapping[str, str],
-    settings: Mapping[str, Any],
-    results: Mapping[str, Any],
-    table: Table,
-) -> Record:
-    """The record of one protocol that saw the images themselves through `network`."""
-    dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
-    return model_record(model, protocol, data, {"preprocessing": asdict(network.transform), "dtype": dtype, **settings}, results, table)
-
-
-def record_of_options(
-    model: Model,
-    options: OwnWay,
-    protocol: str,
-    data: Mapping[str, str],
-    settings: Mapping[str, Any],
-    results: Mapping[str, Any],
-    table: Table,
-) -> Record:
-    """The record of one protocol in which the model saw the images in the way that its options say; `settings` say what else there is."""
-    device = choose_devices(options.device)[0]
-    computed = {"device": device.type, "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch.")}
-    transform = {"patch": model.transform.patch, "mean": model.transform.mean, "std": model.transform.std}
-    return model_record(model, protocol, data, {**asdict(options), **computed, **transform, **settings}, results, table)
-
-
-def model_record(
+def record_of_model(
     model: Model, protocol: str, data: Mapping[str, str], settings: Mapping[str, Any], results: Mapping[str, Any], table: Table
 ) -> Record:  # fmt: skip
     """The record of one protocol in which the model saw the images itself, in the way that `settings` say."""
     card, digest = model.card, weights_digest(model.backbone)
     return Record(protocol, card.name, card.arch, card.network, digest, data, settings, results, table, versions())
+
+
+def settings_of_network(network: Network) -> dict[str, Any]:
+    """How a network sees images, as a record keeps it."""
+    dtype = str(next(network.backbone.parameters()).dtype).removeprefix("torch.")
+    return {"preprocessing": asdict(network.transform), "dtype": dtype}
+
+
+def settings_of_options(model: Model, options: OwnWay) -> dict[str, Any]:
+    """How a model sees images by options that say all of it, as a record keeps it."""
+    device = choose_devices(options.device)[0]
+    computed = {"device": device.type, "dtype": str(choose_dtype(options.dtype, device)).removeprefix("torch.")}
+    transform = {"patch": model.transform.patch, "mean": model.transform.mean, "std": model.transform.std}
+    return {**asdict(options), **computed, **transform}
 
 
 def write_record(done: Record, out: Path) -> Path:

@@ -79,7 +79,7 @@ def parts(
     from ibot_hub.draw.curves import check_matplotlib, draw_curves
     from ibot_hub.evaluation import parts as protocol
     from ibot_hub.evaluation.images import network_of
-    from ibot_hub.evaluation.record import record_of_images
+    from ibot_hub.evaluation.record import record_of_model, settings_of_network
 
     check_matplotlib()
     both_read(train, val)
@@ -95,8 +95,8 @@ def parts(
         curves, title=loaded.card.name, across=f"patches that are averaged, of {report.patches}", up="top-1, per cent", logarithmic=True
     )
     data, results = {"train": train, "val": val}, {**asdict(report), "left_out": {"train": one.left_out, "val": other.left_out}}
-    done = record_of_images(loaded, network_of(loaded, options), "parts", data, own_settings(options), results, report.table)
-    answer(done, Path(out), as_json, picture)
+    settings = {**settings_of_network(network_of(loaded, options)), **own_settings(options)}
+    answer(record_of_model(loaded, "parts", data, settings, results, report.table), Path(out), as_json, picture)
 
 
 def kind_of_probe(model: "Model | None", sources: tuple[str, ...], options: LinearOptions) -> tuple[int, Pool]:

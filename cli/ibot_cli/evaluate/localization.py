@@ -40,7 +40,7 @@ def localize(
     from ibot_hub.evaluation.boxes import read_boxes
     from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.localization import check_images, evaluate_localization
-    from ibot_hub.evaluation.record import record_of_options
+    from ibot_hub.evaluation.record import record_of_model, settings_of_options
 
     needed("scipy.ndimage")
     given = read_boxes(boxes)
@@ -52,9 +52,8 @@ def localize(
     corloc = dict(zip(report.maps, report.corloc, strict=True))
     results = {"corloc": corloc, "best": report.maps[report.best], "images": len(report.paths), "failed": report.failed}
     data = {"images": str(images), "boxes": str(boxes)}
-    settings = {"of": report.of, "scipy": version("scipy")}
-    done = record_of_options(loaded, options, "localize", data, settings, results, report.table)
-    answer(done, out, as_json, _drawn(images, report, given))
+    settings = {**settings_of_options(loaded, options), "of": report.of, "scipy": version("scipy")}
+    answer(record_of_model(loaded, "localize", data, settings, results, report.table), out, as_json, _drawn(images, report, given))
 
 
 def _drawn(folder: Path, report: "LocalizationReport", given: "Mapping[str, tuple[Box, ...]]") -> "Image":

@@ -38,7 +38,7 @@ def video(
     from ibot_hub.evaluation.clips import read_clips
     from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.propagation import frame_std
-    from ibot_hub.evaluation.record import record_of_options
+    from ibot_hub.evaluation.record import record_of_model, settings_of_options
     from ibot_hub.evaluation.tracking import evaluate_tracking
 
     needed("scipy.ndimage")
@@ -47,9 +47,9 @@ def video(
     report = evaluate_tracking(loaded, clips, out / "masks", options)
     picture = _drawn(clips[:DRAWN], out / "masks")
     results = {"j_and_f": report.both, "j": report.regions, "f": report.contours, "objects": [asdict(found) for found in report.objects]}
-    settings = {"clips": len(clips), "std": frame_std(loaded.transform), "scipy": version("scipy")}
-    done = record_of_options(loaded, options, "video", {"clips": str(folder)}, settings, results, report.table)
-    answer(done, out, as_json, picture)
+    seen = {**settings_of_options(loaded, options), "std": frame_std(loaded.transform)}
+    settings = {**seen, "clips": len(clips), "scipy": version("scipy")}
+    answer(record_of_model(loaded, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json, picture)
     print(f"the masks are in {out / 'masks'}", file=sys.stderr)
 
 

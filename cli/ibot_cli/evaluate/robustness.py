@@ -43,7 +43,7 @@ def occlusion(
     from ibot_hub.draw.curves import check_matplotlib, draw_curves
     from ibot_hub.evaluation import occlusion as protocol
     from ibot_hub.evaluation.images import network_of
-    from ibot_hub.evaluation.record import record_of_images
+    from ibot_hub.evaluation.record import record_of_model, settings_of_network
 
     check_matplotlib()
     given = _opened_head(head, train)
@@ -56,10 +56,8 @@ def occlusion(
     }
     picture = draw_curves(curves, title=loaded.card.name, across="lost, per cent of patches or of attention", up="top-1, per cent")
     results = {**asdict(report), "left_out": {"val": report.left_out}}
-    done = record_of_images(
-        loaded, network_of(loaded, options), "occlusion", _data(val, head, train), _settings(used, options.seed), results, report.table
-    )
-    answer(done, Path(out), as_json, picture)
+    settings = {**settings_of_network(network_of(loaded, options)), **_settings(used, options.seed)}
+    answer(record_of_model(loaded, "occlusion", _data(val, head, train), settings, results, report.table), Path(out), as_json, picture)
 
 
 @options_from(ShuffleOptions)
@@ -77,7 +75,7 @@ def shuffle(
     from ibot_hub.draw.curves import check_matplotlib, draw_curves
     from ibot_hub.evaluation import shuffle as protocol
     from ibot_hub.evaluation.images import network_of
-    from ibot_hub.evaluation.record import record_of_images
+    from ibot_hub.evaluation.record import record_of_model, settings_of_network
 
     check_matplotlib()
     given = _opened_head(head, train)
@@ -89,10 +87,8 @@ def shuffle(
     points = [(rows * columns, top1) for (rows, columns), top1 in zip(report.grids, report.top1, strict=True)]
     picture = draw_curves({"shuffled": points}, title=loaded.card.name, across="pieces", up="top-1, per cent", logarithmic=True)
     results = {**asdict(report), "left_out": {"val": report.left_out}}
-    done = record_of_images(
-        loaded, network_of(loaded, options), "shuffle", _data(val, head, train), _settings(used, options.seed), results, report.table
-    )
-    answer(done, Path(out), as_json, picture)
+    settings = {**settings_of_network(network_of(loaded, options)), **_settings(used, options.seed)}
+    answer(record_of_model(loaded, "shuffle", _data(val, head, train), settings, results, report.table), Path(out), as_json, picture)
 
 
 def _opened_head(file: Path | None, train: str | None) -> "LinearHead | None":

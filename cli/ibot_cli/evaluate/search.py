@@ -64,7 +64,7 @@ def revisited(
     """
     from ibot_hub.evaluation import revisited as protocol
     from ibot_hub.evaluation.groundtruth import read_ground_truth
-    from ibot_hub.evaluation.record import record_of_options
+    from ibot_hub.evaluation.record import record_of_model, settings_of_options
 
     asked = read_ground_truth(truth)
     folder = images or truth.parent / "jpg"
@@ -72,9 +72,9 @@ def revisited(
     loaded = loaded_model(model)
     report = protocol.evaluate_revisited(loaded, asked, folder, out / "features", options)
     results = {name: {"map": found.mean_ap, "mp": found.mean_at} for name, found in report.settings.items()}
-    settings = {"scales": protocol.SCALES, "k": report.ks}
+    settings = {**settings_of_options(loaded, options), "scales": protocol.SCALES, "k": report.ks}
     data = {"truth": str(truth), "images": str(folder)}
-    answer(record_of_options(loaded, options, "revisited", data, settings, results, report.table), out, as_json)
+    answer(record_of_model(loaded, "revisited", data, settings, results, report.table), out, as_json)
 
 
 @options_from(CopyOptions)
@@ -93,7 +93,7 @@ def copy(
     By [CLS] and the generalised mean of patches; mAP of each block of copies. The official code measures it beside Table 16.
     """
     from ibot_hub.evaluation.copies import evaluate_copies, read_copies
-    from ibot_hub.evaluation.record import record_of_options
+    from ibot_hub.evaluation.record import record_of_model, settings_of_options
     from ibot_hub.sources import kind_of
 
     images = read_copies(folder)
@@ -105,4 +105,5 @@ def copy(
         block: {"map": value, "copies": count} for block, value, count in zip(report.blocks, report.mean_ap, report.queries, strict=True)
     }
     data = {"images": str(folder), "distractors": distractors or "", "whitening": whitening or ""}
-    answer(record_of_options(loaded, options, "copy", data, {"images": report.images}, results, report.table), out, as_json)
+    settings = {**settings_of_options(loaded, options), "images": report.images}
+    answer(record_of_model(loaded, "copy", data, settings, results, report.table), out, as_json)
