@@ -30,6 +30,15 @@ class Row(NamedTuple):
     size: int
 
 
+def file_state(location: str | bytes) -> tuple[int, int]:
+    """Size in bytes and time of change in ns of a file, so that another one under its name is noticed; -1 if it is not there."""
+    try:
+        facts = os.stat(location)  # noqa: PTH116  in bytes
+    except OSError:  # that it cannot be read is told when it is read
+        return -1, -1
+    return facts.st_size, facts.st_mtime_ns
+
+
 def shown(name: str | bytes) -> str:
     """A path as valid UTF-8, with any other byte as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

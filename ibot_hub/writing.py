@@ -1,18 +1,12 @@
-"""A file appears whole, or not at all, under a name that every system takes."""
+"""A file appears whole, or not at all."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ibot_hub.errors import StoreError
 from ibot_hub.sources import shown
-
-
-def plain_name(text: str) -> str:
-    """`text` as the name of a file, or part of one: anything but letters, digits, points and _ is a hyphen."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")
 
 
 @contextmanager

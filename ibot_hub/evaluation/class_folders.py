@@ -1,7 +1,6 @@
 """The classes of a source and how many images each has, told by names alone, before any image is seen."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from ibot_hub.errors import SourceError, UsageError
 from ibot_hub.features.store import MANIFEST
 from ibot_hub.features.table import open_features
-from ibot_hub.sources import BRACES, LISTS, TAR_NAME, Row, kind_of, named, rows_of, shown
+from ibot_hub.sources import BRACES, LISTS, TAR_NAME, file_state, kind_of, named, rows_of, shown
 
 _NO_CLASS = {"", ".", ".."}
 
@@ -29,17 +28,22 @@ def read_classes(source: str | Path) -> ClassFolders:
     """The classes of `source`, which is a folder of class folders, a list or shards of images in such folders, or features of one.
 
     Raises:
-        SourceError: no images; UsageError: an image in no class folder.
+        SourceError: no images; UsageError: an image in no class folder, or a list that can be read but once.
     """
     source = str(source)
     if (Path(source) / MANIFEST).exists():
         features = open_features(source)
         counts = Counter(class_folder(path, features.manifest.source) for path in features.paths)
         return ClassFolders(source, dict(sorted(counts.items())), None)
+    kind = kind_of(source)
+    if kind == "stdin" or (kind == "list" and not Path(source).is_file()):
+        raise UsageError(
+            f"{named(source)} can be read but once, and an evaluation reads lists twice; write it to a file such as images.txt."
+        )
     digest, counts = hashlib.sha256(), Counter()
-    for row in rows_of(kind_of(source), source, None):
+    for row in rows_of(kind, source, None):
         counts[class_folder(shown(row.name), source)] += 1
-        digest.update(b"%d %d %d %d " % (len(row.name), row.offset, *_file_state(row)) + row.name)
+        digest.update(b"%d %d %d %d " % (len(row.name), row.offset, *file_state(row.location)) + row.name)
     if not counts:
         raise SourceError(f"No image found in {named(source)}.")
     return ClassFolders(source, dict(sorted(counts.items())), digest.hexdigest())
@@ -82,12 +86,3 @@ def _is_folder(source: str) -> bool:
     if source == "-" or BRACES.search(source):
         return False
     return path.is_dir() if path.exists() else path.suffix.lower() not in LISTS and not TAR_NAME.search(path.name)
-
-
-def _file_state(row: Row) -> tuple[int, int]:
-    """Size and time of change of the file, or of the shard, so that another image under the same name is noticed."""
-    try:
-        facts = os.stat(row.location)  # noqa: PTH116  in bytes
-    except OSError:  # that it cannot be read is told when it is read
-        return -1, -1
-    return facts.st_size, facts.st_mtime_ns

@@ -129,7 +129,7 @@ def find_whitening(features: Tensor) -> Whitening:
     if variances[-1] < 1e-12:  # of vectors of length 1: nothing but rounding
         raise UsageError("Whitening is learnt from images that differ; these all have one vector.")
     if len(features) <= features.shape[1]:
-        few = f"whitening is learnt from {len(features)} images, fewer than the {features.shape[1]} numbers of a vector"
+        few = f"whitening is learnt from {len(features)} images, no more than the {features.shape[1]} numbers of a vector"
         print(f"{few}: it will distort more than it helps; take some thousands", file=sys.stderr)
     kept = min(len(features) - 1, int((variances > 1e-9 * variances[-1]).sum()))
     chosen = slice(len(variances) - kept, None)

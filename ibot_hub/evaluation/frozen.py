@@ -7,18 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ibot_hub.evaluation.class_folders import check_classes, read_classes
+from ibot_hub.errors import UsageError
+from ibot_hub.evaluation.class_folders import ClassFolders, check_classes, read_classes
 from ibot_hub.evaluation.clustering import cluster
-from ibot_hub.evaluation.knn import TEMPERATURE, knn, ks_up_to
+from ibot_hub.evaluation.knn import TEMPERATURE, chosen_ks, knn, ks_up_to
 from ibot_hub.evaluation.labelled import Labelled, labelled, left_out, pair, told_left_out
 from ibot_hub.evaluation.linear import LAYERS, linear, probed
 from ibot_hub.evaluation.logistic import logistic
 from ibot_hub.evaluation.options import LogisticOptions, ReportOptions, SweepOptions
 from ibot_hub.evaluation.record import Record, record, write_record
+from ibot_hub.evaluation.subsets import check_held_out
 from ibot_hub.features.plan import weights_digest
+from ibot_hub.features.store import read_manifest
 from ibot_hub.model import Model
 from ibot_hub.options import Pool
-from ibot_hub.writing import plain_name
+from ibot_hub.plain_name import plain_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +50,18 @@ def evaluate(
         options: `changes` are fields of it by name.
 
     Raises:
-        SourceError: no images; UsageError: a class that only `val` has, too few images; StoreError: `out` cannot be written.
+        SourceError: no images; UsageError: a class that only `val` has, too few images, features
+        of another model; StoreError: `out` cannot be written.
     """
     options = replace(options or ReportOptions(), **changes)
     layers = min(LAYERS, model.depth)
     sides = [read_classes(source) for source in (train, val)]
-    check_classes(sides[0].images, sides[1].images, str(train), str(val))  # before hours of work
-    seen = [labelled(side, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for side in sides]
+    check_classes(sides[0].images, sides[1].images, str(train), str(val))  # all this before hours of work
+    chosen_ks(None, sum(sides[0].images.values()))
+    check_held_out(sides[0].images.values())
+    for folders in sides:
+        _check_made_by(model, folders)
+    seen = [labelled(folders, model, Path(out) / "features", options, layers=layers, pool="cls+mean") for folders in sides]
     for side in seen:
         told_left_out(side.manifest.source, side.broken)
     one, other = pair(*seen)
@@ -121,6 +129,14 @@ def _measured(
     settings = {"epochs": options.epochs, "seed": options.seed, "select": probe.select, "augment": False, "held_out": SweepOptions.held_out}
     settings["step_images"] = SweepOptions.step_images
     yield record(one.manifest, "linear", data, settings, {**probe.numbers, **lost}, probe.table)
+
+
+def _check_made_by(model: Model, folders: ClassFolders) -> None:
+    """Raises UsageError where a side holds features of another model."""
+    if folders.state is None:
+        manifest = read_manifest(Path(folders.source))
+        if manifest.weights != weights_digest(model.backbone):
+            raise UsageError(f"{folders.source} holds features by {manifest.model}, whose weights are not those of {model.card.name}.")
 
 
 def _kinds(model: Model) -> tuple[tuple[int, Pool], tuple[int, Pool]]:

@@ -47,6 +47,7 @@ class Network:
 class ImageBatch:
     """Images that could be read, in the order of the source."""
 
+    of: int  # images of the source, readable or not
     rows: tuple[int, ...]  # their numbers in the source, from 0
     classes: tuple[str, ...]
     images: Tensor  # [B, 3, height, width], normalised, on the network's device in its precision
@@ -83,7 +84,7 @@ def image_batches(source: str | Path, network: Network, doing: str) -> Iterator[
                 if readable:
                     pixels = torch.stack([image.pixels for image in readable if image.pixels is not None])
                     classes = tuple(class_folder(image.path, source) for image in readable)
-                    yield ImageBatch(tuple(image.row for image in readable), classes, network.normalised(pixels))
+                    yield ImageBatch(listing.count, tuple(image.row for image in readable), classes, network.normalised(pixels))
                 bar.update(len(batch.images))
     if len(failed) == listing.count:
         raise SourceError(f"No image of {source} can be read.")

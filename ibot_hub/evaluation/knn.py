@@ -66,8 +66,7 @@ def chosen_ks(asked: Sequence[int] | None, images: int) -> list[int]:
     if asked is None:
         return ks_up_to(images)
     if not asked or not 1 <= min(asked) <= max(asked) <= images:
-        worst = next((k for k in asked if not 1 <= k <= images), "nothing")
-        raise UsageError(f"k = {worst} is asked for; there are {images} training images, so each k must be from 1 to {images}.")
+        raise UsageError(f"k is {list(asked)}; there are {images} training images, so each must be from 1 to {images}.")
     return list(asked)
 
 

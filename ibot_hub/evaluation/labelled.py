@@ -18,7 +18,7 @@ from ibot_hub.features.store import MANIFEST, Manifest, read_manifest
 from ibot_hub.features.table import Features, open_features
 from ibot_hub.model import Model
 from ibot_hub.options import EvaluationOptions, ExtractOptions, Pool
-from ibot_hub.writing import plain_name
+from ibot_hub.plain_name import plain_name
 
 NAMED = 5  # images that a message names
 _OWN = {"images", "listing", "source", "batch_size", "format", "shard_size", "device", "tokens"}  # may differ between two sides
@@ -85,8 +85,8 @@ def pair(train: Labelled, val: Labelled) -> tuple[Labelled, Labelled]:
     """
     _check_alike(train.manifest, val.manifest)
     check_classes(train.classes, val.classes, train.manifest.source, val.manifest.source)
-    if train.manifest.source == val.manifest.source:
-        print(f"both sides are the images of {val.manifest.source}: each of them is found by itself", file=sys.stderr)
+    if (train.manifest.source, train.manifest.listing) == (val.manifest.source, val.manifest.listing):
+        print(f"both sides are the same images, of {val.manifest.source}: nothing new is asked", file=sys.stderr)
     place = {name: index for index, name in enumerate(train.classes)}
     absent = [name for name in train.classes if name not in set(val.classes)]
     if absent:
@@ -120,7 +120,8 @@ def check_made(source: str | Path, options: EvaluationOptions, layers: int, pool
     apart = [name for name in made if made[name] != wanted[name]]
     if apart:
         held, needed = (", ".join(f"{name} {facts[name]}" for name in apart) for facts in (made, wanted))
-        again = f"`ibot extract-features {manifest.source} {' '.join(f'--{name} {wanted[name]}' for name in apart)}` makes them"
+        words = " ".join(f"--{name} {value}" for name, value in wanted.items())
+        again = f"`ibot extract-features {manifest.source} --model {manifest.model} {words}` makes them"
         raise UsageError(f"{source} holds features of {held}, but {needed} is needed: {again}, or give the images.")
 
 

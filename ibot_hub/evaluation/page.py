@@ -23,7 +23,7 @@ STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem a
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}img{max-width:100%}small{color:#666}"""
 PHOTOS = 3  # whose attention is shown
-CAPTIONS = {  # of pictures, by the first word of their names
+CAPTIONS = {  # of pictures, by the second word of their names
     "knn": "Top-1 of k-NN by the number of neighbours.",
     "attention": "A validation image and the patches that the attention heads of {model} look at most.",
 }
@@ -45,7 +45,7 @@ def curves(evaluations: Sequence[Evaluation]) -> dict[str, Image.Image]:
     """The picture of top-1 by neighbours, a curve for each model, by file name."""
     found = [_of(one, "knn").results for one in evaluations]
     near = {name: list(zip(r["k"], r["top1"], strict=True)) for name, r in zip(_names(evaluations), found, strict=True)}
-    return {"knn.png": draw_curves(near, title="k-NN", across="neighbours", up="top-1, per cent", logarithmic=True)}
+    return {"report-knn.png": draw_curves(near, title="k-NN", across="neighbours", up="top-1, per cent", logarithmic=True)}
 
 
 def attention(model: Model, evaluation: Evaluation) -> dict[str, Image.Image]:
@@ -58,9 +58,9 @@ def attention(model: Model, evaluation: Evaluation) -> dict[str, Image.Image]:
     chosen = [first[label] for label in sorted(first)[:: max(1, len(first) // PHOTOS)][:PHOTOS]]
     try:
         photos = [decode(entry.read()) for entry in entries_of(val.manifest.source, chosen)]
-    except (SourceError, ImageError):  # features whose images have gone: the numbers stand without them
+    except (SourceError, ImageError, UsageError):  # features whose images have gone, or came through a pipe: the numbers stand without them
         return {}
-    return {f"attention-{number}.png": draw_attention(photo, attention_maps(model, photo)) for number, photo in enumerate(photos, 1)}
+    return {f"report-attention-{number}.png": draw_attention(photo, attention_maps(model, photo)) for number, photo in enumerate(photos, 1)}
 
 
 def write_page(evaluations: Sequence[Evaluation], pictures: Mapping[str, Image.Image], out: Path) -> tuple[Path, Path]:
@@ -68,7 +68,7 @@ def write_page(evaluations: Sequence[Evaluation], pictures: Mapping[str, Image.I
     blocks = _blocks(evaluations)
     names = _names(evaluations)
     title = " beside ".join(names)
-    captions = {name: CAPTIONS[re.split(r"\W", name)[0]].format(model=names[0]) for name in pictures}
+    captions = {name: CAPTIONS[re.split(r"\W", name)[1]].format(model=names[0]) for name in pictures}
     markdown = [
         f"# Frozen evaluation of {title}",
         *(f"## {head}\n\n{table.markdown()}\n\n{words}".rstrip() for head, table, words in blocks),
@@ -98,7 +98,7 @@ def write_page(evaluations: Sequence[Evaluation], pictures: Mapping[str, Image.I
 def _names(evaluations: Sequence[Evaluation]) -> list[str]:
     """The names of the models; of files and runs the ends of their paths, where these tell them apart."""
     full = [one.model for one in evaluations]
-    short = ["/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in full]
+    short = ["/".join(Path(name).parts[1:][-2:]) if Path(name).is_absolute() else name for name in full]
     return short if len(set(short)) == len(short) else full
 
 

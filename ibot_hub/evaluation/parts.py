@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibot_hub.attention import last_block, needs_cls
 from ibot_hub.errors import UsageError
-from ibot_hub.evaluation.class_folders import read_classes
+from ibot_hub.evaluation.class_folders import check_classes
 from ibot_hub.evaluation.images import image_batches, network_of
 from ibot_hub.evaluation.linear import linear
 from ibot_hub.evaluation.options import SweepOptions
@@ -99,7 +99,7 @@ def part_means(model: Model, source: str | Path, options: SweepOptions | None = 
         bottoms.append(bottom.cpu())
         classes += batch.classes
     means = torch.cat(tops, dim=1), torch.cat(bottoms, dim=1)
-    return PartMeans(counts, fit.rows * fit.columns, *means, tuple(classes), sum(read_classes(source).images.values()) - len(classes))
+    return PartMeans(counts, fit.rows * fit.columns, *means, tuple(classes), batch.of - len(classes))
 
 
 def parts(train: PartMeans, val: PartMeans, options: SweepOptions | None = None, **changes: Any) -> PartsReport:
@@ -112,9 +112,7 @@ def parts(train: PartMeans, val: PartMeans, options: SweepOptions | None = None,
     if (train.counts, train.patches) != (val.counts, val.patches):
         raise UsageError(f"The training images have {train.patches} patches and those of validation {val.patches}; they must be alike.")
     place = {name: index for index, name in enumerate(sorted(set(train.classes)))}
-    missing = sorted(set(val.classes) - set(place))
-    if missing:
-        raise UsageError(f"Class {missing[0]!r} has no training image; {len(missing)} classes of the validation side have none.")
+    check_classes(place, sorted(set(val.classes)), "the training side", "the validation side")
     labels, truth = (torch.tensor([place[name] for name in side.classes]) for side in (train, val))
     found = []
     for index, count in enumerate(train.counts):

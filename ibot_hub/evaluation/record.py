@@ -17,8 +17,11 @@ from ibot_hub.evaluation.table import Table
 from ibot_hub.features.plan import weights_digest
 from ibot_hub.features.store import Manifest
 from ibot_hub.model import Model
+from ibot_hub.plain_name import plain_name
 from ibot_hub.versions import versions
-from ibot_hub.writing import plain_name, whole
+from ibot_hub.writing import whole
+
+COMPANIONS = (".png", ".safetensors", ".json")  # of a protocol: what its files may end in
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,18 @@ def write_record(done: Record, out: Path) -> Path:
     Raises StoreError where it cannot be written.
     """
     path = out / f"{done.protocol}.json"
-    set_aside(done, path)
+    set_aside(done.protocol, done.weights, done.data, out)
     with whole(path) as partial:
         partial.write_text(as_json(done) + "\n", encoding="utf-8")
     return path
 
 
-def set_aside(done: Record, path: Path) -> None:
-    """Give results of another model or of other data at `path`, and files beside them that are named alike, a name of their own.
+def set_aside(protocol: str, weights: str, data: Mapping[str, str], out: Path) -> None:
+    """Give PROTOCOL.json of another model or of other data, with the picture and the classifier of that name, a name of its own.
 
-    What another call wrote of the same is not kept, for it is measured again.
+    What an earlier call wrote of the same is not kept, for it is measured again. Raises StoreError where files cannot be moved.
     """
+    path = out / f"{protocol}.json"
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -94,15 +98,20 @@ def set_aside(done: Record, path: Path) -> None:
         raise StoreError(f"{path} cannot be read ({error.strerror}); choose another --out.") from error
     try:
         earlier = json.loads(text)
-        model, same = str(earlier["model"]), (earlier["weights"], earlier["data"]) == (done.weights, dict(done.data))
+        model, same = str(earlier["model"]), (earlier["weights"], earlier["data"]) == (weights, dict(data))
     except (ValueError, LookupError, TypeError):  # no record of ours
         model, same = "other", False
     if same:
         return
-    name = f"{path.stem}-{plain_name(model)[-60:]}-{hashlib.sha256(text).hexdigest()[:8]}"
-    for file in sorted(path.parent.glob(f"{path.stem}.*")):
-        file.replace(file.with_name(name + file.suffix))
-    print(f"{path} held results of another model or of other data; they are {name}{path.suffix} now", file=sys.stderr)
+    name = f"{protocol}-{plain_name(model)[-60:]}-{hashlib.sha256(text).hexdigest()[:8]}"
+    try:
+        for suffix in COMPANIONS:  # the record last: as long as it is there, the next call does what is left
+            file = path.with_suffix(suffix)
+            if file.exists():
+                file.replace(out / f"{name}{suffix}")
+    except OSError as error:
+        raise StoreError(f"{file} of other results cannot be moved ({error.strerror}); choose another --out.") from error
+    print(f"{path} held results of another model or of other data; they are {name}.json now", file=sys.stderr)
 
 
 def as_json(done: Record) -> str:

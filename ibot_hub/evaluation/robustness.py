@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ibot_hub.errors import UsageError
-from ibot_hub.evaluation.class_folders import read_classes
+from ibot_hub.evaluation.class_folders import ClassFolders, read_classes
 from ibot_hub.evaluation.images import ImageBatch, Network, image_batches
 from ibot_hub.evaluation.linear_head import LinearHead
 from ibot_hub.features.columns import image_vector
@@ -27,6 +27,13 @@ class Accuracies(Generic[Way]):
     left_out: int  # that could not
 
 
+def check_known(head: LinearHead, folders: ClassFolders) -> None:
+    """Raises UsageError for images of a class that the head does not know."""
+    unknown = [name for name in folders.images if name not in head.classes]
+    if unknown:
+        raise UsageError(f"Class {unknown[0]!r} of {folders.source} is none of the {len(head.classes)} that the head knows.")
+
+
 def accuracies(
     network: Network, head: LinearHead, source: str | Path, changed: Callable[[ImageBatch], Iterator[tuple[Way, Tensor]]], doing: str
 ) -> Accuracies[Way]:
@@ -38,10 +45,7 @@ def accuracies(
     """
     head.check(network.weights, asdict(network.transform))
     place = {name: index for index, name in enumerate(head.classes)}
-    held = read_classes(source).images
-    unknown = [name for name in held if name not in place]
-    if unknown:
-        raise UsageError(f"Class {unknown[0]!r} of {source} is none of the {len(place)} that the head knows.")
+    check_known(head, read_classes(source))
     right: Counter[Way] = Counter()
     images = 0
     for batch in image_batches(source, network, doing):
@@ -52,4 +56,4 @@ def accuracies(
                 logits = head.logits(image_vector(tokens, head.manifest.pool))  # [B, C]
                 right[way] += int((logits.argmax(dim=1) == truth).sum())
         images += len(truth)
-    return Accuracies({way: 100 * count / images for way, count in right.items()}, images, sum(held.values()) - images)
+    return Accuracies({way: 100 * count / images for way, count in right.items()}, images, batch.of - images)

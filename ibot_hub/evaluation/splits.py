@@ -10,7 +10,8 @@ from torch import Tensor
 from ibot_hub.errors import SourceError, UsageError
 from ibot_hub.evaluation.labelled import Labelled
 from ibot_hub.evaluation.subsets import drawn
-from ibot_hub.writing import plain_name, whole
+from ibot_hub.plain_name import plain_name
+from ibot_hub.writing import whole
 
 
 def read_split(file: Path) -> list[str]:
@@ -36,7 +37,7 @@ def write_split(file: Path, names: list[str]) -> None:
 def rows_of(names: list[str], train: Labelled, file: Path) -> Tensor:
     """The rows of `train` that a split names, ascending; images that could not be read are passed over, as everywhere.
 
-    A name with a slash is a path as the source names it, or ends like one; any other is the name of a file, as in SimCLR's splits
+    A name with a slash is a path as the source names it; any other is the name of a file, as in SimCLR's splits
     of ImageNet (n01440764_10026.JPEG).
 
     Raises:

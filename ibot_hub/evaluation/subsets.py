@@ -1,6 +1,7 @@
 """A share of every class, drawn by a seed."""
 
 import re
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -36,12 +37,17 @@ def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     Raises UsageError where every class has one image.
     """
     counts = labels.bincount()
+    check_held_out(counts.tolist())
     out = _first(labels, (counts * share).round().long().clamp(min=1).minimum(counts - 1), seed)
-    if not len(out):
-        raise UsageError("Each class has one training image, so none can be held out to choose by; say --select validation.")
     stays = torch.ones(len(labels), dtype=torch.bool)
     stays[out] = False
     return stays.nonzero()[:, 0], out
+
+
+def check_held_out(counts: Collection[int]) -> None:
+    """Raises UsageError where every class has one image, so that none can be held out."""
+    if max(counts) < 2:
+        raise UsageError("Each class has one training image, so none can be held out to choose by; say --select validation.")
 
 
 def _first(labels: Tensor, quota: Tensor, seed: int) -> Tensor:

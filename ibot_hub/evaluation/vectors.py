@@ -19,6 +19,7 @@ from ibot_hub.devices import own_cores
 from ibot_hub.errors import ImageError, UsageError
 from ibot_hub.images import decode
 from ibot_hub.listing import Entry
+from ibot_hub.sources import file_state
 from ibot_hub.writing import whole
 
 PIECE = 128  # images whose vectors are one file: what an interruption costs at most
@@ -55,7 +56,8 @@ def vectors(
         ImageError: an image that cannot be read or is too small; StoreError: the cache cannot be written; UsageError: a vector that is
         not finite.
     """
-    digest = hashlib.sha256(json.dumps([dict(facts), [[asdict(image), _file_state(image)] for image in images]]).encode()).hexdigest()
+    seen = [[asdict(image), file_state(image.entry.location)] for image in images]
+    digest = hashlib.sha256(json.dumps([dict(facts), seen]).encode()).hexdigest()
     folder = cache / f"vectors-{digest[:16]}"
     pieces = []
     with (
@@ -77,15 +79,6 @@ def vectors(
                     np.save(stream, piece.numpy())
             pieces.append(piece)
     return torch.cat(pieces)
-
-
-def _file_state(image: Seen) -> tuple[int, int] | None:
-    """Size and time of change of its file, or of the shard that it is in, so that another image under its name is noticed."""
-    try:
-        facts = Path(image.entry.location).stat()
-    except OSError:  # that it cannot be read is told when it is read
-        return None
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _prepared(image: Seen, prepare: Callable[[Image], Tensor]) -> Tensor:

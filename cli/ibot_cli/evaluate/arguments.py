@@ -11,6 +11,8 @@ from ibot_cli.pictures import write_picture
 from ibot_hub.options import EvaluationOptions, Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from PIL.Image import Image
 
@@ -39,7 +41,7 @@ def opened(name: str | None, *sources: str, head: bool | None = False) -> "Model
         kind_of(source)
     if not head and all((Path(source) / MANIFEST).exists() for source in sources):
         for source, seen_by in ((source, read_manifest(Path(source)).model) for source in sources):
-            if name not in (None, seen_by):
+            if name not in (None, seen_by) and str(Path(name).absolute()) != seen_by:
                 raise UsageError(f"{source} holds features by {seen_by}, and --model is {name}; leave it out, or give the images.")
         return None
     model = load(chosen_model(name), head=head)
@@ -65,6 +67,15 @@ def one_side(
     side = labelled(folders, model, out / "features", options, layers=layers, pool=pool)
     told_left_out(folders.source, side.broken)
     return side
+
+
+def check_images(*sides: "ClassFolders") -> None:
+    """Raises UsageError for features where the images themselves are needed."""
+    from ibot_hub.errors import UsageError
+
+    for folders in sides:
+        if folders.state is None:
+            raise UsageError(f"{folders.source} holds features, and the images themselves are needed; give the folder of class folders.")
 
 
 def loaded_model(name: str | None) -> "Model":
@@ -98,13 +109,13 @@ def computing_device(options: EvaluationOptions) -> "torch.device":
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def answer(done: "Record", out: Path, as_json: bool, picture: "Image | None" = None) -> None:
-    """The table of the record, or with --json all of it, on standard output; then it is written, and the picture beside it."""
+def answer(done: "Record", out: Path, as_json: bool, draw: "Callable[[], Image] | None" = None) -> None:
+    """The table of the record, or with --json all of it, on standard output; then it is written, and the picture beside it drawn."""
     from ibot_hub.evaluation import record
 
     print(record.as_json(done) if as_json else done.table.text())
     written = [record.write_record(done, out)]
-    if picture:
+    if draw:
         written.append(written[0].with_suffix(".png"))
-        write_picture(picture, written[1])
+        write_picture(draw(), written[1])
     print(f"written to {' and '.join(map(str, written))}", file=sys.stderr)

@@ -70,9 +70,13 @@ def logistic(
     from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.record import record
+    from ibot_hub.evaluation.subsets import check_held_out
 
     needed("sklearn.linear_model")
-    one, other = both_sides(both_read(train, val), opened(model, train, val), out, options)
+    sides = both_read(train, val)
+    if options.select == "held-out":
+        check_held_out(sides[0].images.values())
+    one, other = both_sides(sides, opened(model, train, val), out, options)
     report = protocol.logistic(one.features, one.labels, other.features, other.labels, options)
     results = {**report.numbers, "left_out": left_out(train=one, val=other)}
     answer(record(one.manifest, "logistic", {"train": train, "val": val}, _how(options), results, report.table), out, as_json)

@@ -1,11 +1,12 @@
 """`ibot eval linear` and `parts`: how well a linear classifier tells classes from frozen features."""
 
+import hashlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_read, both_sides, opened
+from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, answer, both_read, both_sides, check_images, opened
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
 from ibot_hub.errors import UsageError
@@ -37,14 +38,14 @@ def linear(
     from ibot_hub.evaluation.images import network_of
     from ibot_hub.evaluation.labelled import left_out
     from ibot_hub.evaluation.linear_head import LinearHead
-    from ibot_hub.evaluation.record import record
-    from ibot_hub.features.store import MANIFEST
+    from ibot_hub.evaluation.record import record, set_aside
+    from ibot_hub.evaluation.subsets import check_held_out
 
-    if options.augment and (Path(train) / MANIFEST).exists():
-        raise UsageError(
-            f"{train} holds features, and fresh crops need the images; give the folder of class folders, or leave --augment out."
-        )
     sides = both_read(train, val)
+    if options.augment:
+        check_images(sides[0])
+    if options.select == "held-out":
+        check_held_out(sides[0].images.values())
     loaded = opened(model, train, val)
     layers, pool = kind_of_probe(loaded, (train, val), options)
     one, other = both_sides(sides, loaded, Path(out), options, layers=layers, pool=pool)
@@ -53,12 +54,14 @@ def linear(
         network = network_of(needs_images(loaded, train), options)
         crops = FreshCrops(network, entries_of(train, one.paths), one.labels, layers, pool, options.step_images, options.seed)
     report = protocol.linear(one.features, one.labels, other.features, other.labels, options, crops=crops)
-    head = Path(out) / HEAD
-    results = {**report.numbers, "head": str(head), "left_out": left_out(train=one, val=other)}
+    data, head = {"train": train, "val": val}, Path(out) / HEAD
+    set_aside("linear", one.manifest.weights, data, Path(out))  # before its classifier is written over
+    LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)
+    digest = hashlib.sha256(head.read_bytes()).hexdigest()
+    results = {**report.numbers, "head": str(head), "head_sha256": digest, "left_out": left_out(train=one, val=other)}
     settings = {**own_settings(options), "augment": options.augment, "classes": len(one.classes)}
-    answer(record(one.manifest, "linear", {"train": train, "val": val}, settings, results, report.table), Path(out), as_json)
-    LinearHead(report.weight, report.bias, one.classes, report.rate, one.manifest).save(head)  # now that an earlier one is set aside
     print(f"the classifier is in {head}", file=sys.stderr)
+    answer(record(one.manifest, "linear", data, settings, results, report.table), Path(out), as_json)
 
 
 @options_from(SweepOptions)
@@ -80,9 +83,13 @@ def parts(
     from ibot_hub.evaluation import parts as protocol
     from ibot_hub.evaluation.images import network_of
     from ibot_hub.evaluation.record import record_of_model, settings_of_network
+    from ibot_hub.evaluation.subsets import check_held_out
 
     check_matplotlib()
-    both_read(train, val)
+    sides = both_read(train, val)
+    check_images(*sides)
+    if options.select == "held-out":
+        check_held_out(sides[0].images.values())
     loaded = needs_images(opened(model, train, val), train, val)
     needs_cls(loaded.backbone)
     one, other = (protocol.part_means(loaded, source, options) for source in (train, val))
@@ -91,12 +98,15 @@ def parts(
         "most attention": list(zip(report.counts, report.top, strict=True)),
         "least attention": list(zip(report.counts, report.bottom, strict=True)),
     }
-    picture = draw_curves(
-        curves, title=loaded.card.name, across=f"patches that are averaged, of {report.patches}", up="top-1, per cent", logarithmic=True
-    )
+    across = f"patches that are averaged, of {report.patches}"
     data, results = {"train": train, "val": val}, {**asdict(report), "left_out": {"train": one.left_out, "val": other.left_out}}
     settings = {**settings_of_network(network_of(loaded, options)), **own_settings(options)}
-    answer(record_of_model(loaded, "parts", data, settings, results, report.table), Path(out), as_json, picture)
+    answer(
+        record_of_model(loaded, "parts", data, settings, results, report.table),
+        Path(out),
+        as_json,
+        lambda: draw_curves(curves, title=loaded.card.name, across=across, up="top-1, per cent", logarithmic=True),
+    )
 
 
 def kind_of_probe(model: "Model | None", sources: tuple[str, ...], options: LinearOptions) -> tuple[int, Pool]:

@@ -53,7 +53,7 @@ def localize(
     results = {"corloc": corloc, "best": report.maps[report.best], "images": len(report.paths), "failed": report.failed}
     data = {"images": str(images), "boxes": str(boxes)}
     settings = {**settings_of_options(loaded, options), "of": report.of, "scipy": version("scipy")}
-    answer(record_of_model(loaded, "localize", data, settings, results, report.table), out, as_json, _drawn(images, report, given))
+    answer(record_of_model(loaded, "localize", data, settings, results, report.table), out, as_json, lambda: _drawn(images, report, given))
 
 
 def _drawn(folder: Path, report: "LocalizationReport", given: "Mapping[str, tuple[Box, ...]]") -> "Image":

@@ -45,11 +45,15 @@ def video(
     clips = read_clips(folder, split)
     loaded = loaded_model(model)  # after what may be wrong with the clips
     report = evaluate_tracking(loaded, clips, out / "masks", options)
-    picture = _drawn(clips[:DRAWN], out / "masks")
     results = {"j_and_f": report.both, "j": report.regions, "f": report.contours, "objects": [asdict(found) for found in report.objects]}
     seen = {**settings_of_options(loaded, options), "std": frame_std(loaded.transform)}
     settings = {**seen, "clips": len(clips), "scipy": version("scipy")}
-    answer(record_of_model(loaded, "video", {"clips": str(folder)}, settings, results, report.table), out, as_json, picture)
+    answer(
+        record_of_model(loaded, "video", {"clips": str(folder)}, settings, results, report.table),
+        out,
+        as_json,
+        lambda: _drawn(clips[:DRAWN], out / "masks"),
+    )
     print(f"the masks are in {out / 'masks'}", file=sys.stderr)
 
 

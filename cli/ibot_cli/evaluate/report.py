@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ibot_cli.evaluate.arguments import OUT, Out, Train, Val, both_read
-from ibot_cli.models import AsJson, chosen_model
+from ibot_cli.models import DEFAULT, AsJson, chosen_model
 from ibot_cli.options import options_from
 from ibot_hub.errors import UsageError
 from ibot_hub.evaluation.options import ReportOptions
@@ -32,16 +32,22 @@ def report(
     from ibot_hub.draw.curves import check_matplotlib
     from ibot_hub.evaluation.extra import needed
     from ibot_hub.evaluation.frozen import evaluate, folder_of
+    from ibot_hub.evaluation.knn import chosen_ks
     from ibot_hub.evaluation.page import attention, curves, summary, write_page
     from ibot_hub.evaluation.record import as_json as in_json
+    from ibot_hub.evaluation.subsets import check_held_out
     from ibot_hub.loading import load
 
     check_matplotlib()
     for module in ("sklearn.linear_model", "scipy.optimize"):
         needed(module)
+    if against and against == (model or DEFAULT):
+        raise UsageError(f"--against {against} is the model itself; name another one.")
     sides = both_read(train, val)
     if against and None in (folders.state for folders in sides):
         raise UsageError("--against lets two models see the images; give the folders of class folders, not features of one model.")
+    chosen_ks(None, sum(sides[0].images.values()))  # all this before a model is fetched for nothing
+    check_held_out(sides[0].images.values())
     evaluations, pictures = [], {}
     for name in (chosen_model(model), *([against] if against else [])):
         loaded = load(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, both_read, both_sides, opened
+from ibot_cli.evaluate.arguments import OUT, Out, Val, answer, both_read, both_sides, check_images, opened
 from ibot_cli.evaluate.linear import needs_images
 from ibot_cli.models import AsJson, ModelName
 from ibot_cli.options import options_from
@@ -46,18 +46,23 @@ def occlusion(
     from ibot_hub.evaluation.record import record_of_model, settings_of_network
 
     check_matplotlib()
-    given = _opened_head(head, train)
+    given, sides = _given(head, train, val)
     loaded = needs_images(opened(model, val, *([train] if train else [])), val)
     protocol.check_drops(loaded, options)
-    used = given or _trained_head(both_read(str(train), val), loaded, Path(out), options)
+    used = given or _trained_head(sides, loaded, Path(out), options)
     report = protocol.occlusion(loaded, used, val, options)
     curves = {
         str(drop): [(100 * ratio, top1) for ratio, top1 in zip(report.ratios, tops, strict=True)] for drop, tops in report.top1.items()
     }
-    picture = draw_curves(curves, title=loaded.card.name, across="lost, per cent of patches or of attention", up="top-1, per cent")
+    across = "lost, per cent of patches or of attention"
     results = {**asdict(report), "left_out": {"val": report.left_out}}
     settings = {**settings_of_network(network_of(loaded, options)), **_settings(used, options.seed)}
-    answer(record_of_model(loaded, "occlusion", _data(val, head, train), settings, results, report.table), Path(out), as_json, picture)
+    answer(
+        record_of_model(loaded, "occlusion", _data(val, head, train), settings, results, report.table),
+        Path(out),
+        as_json,
+        lambda: draw_curves(curves, title=loaded.card.name, across=across, up="top-1, per cent"),
+    )
 
 
 @options_from(ShuffleOptions)
@@ -78,26 +83,37 @@ def shuffle(
     from ibot_hub.evaluation.record import record_of_model, settings_of_network
 
     check_matplotlib()
-    given = _opened_head(head, train)
+    given, sides = _given(head, train, val)
     loaded = needs_images(opened(model, val, *([train] if train else [])), val)
-    used = given or _trained_head(both_read(str(train), val), loaded, Path(out), options)
+    used = given or _trained_head(sides, loaded, Path(out), options)
     report = protocol.shuffle(loaded, used, val, options)
     for rows, columns in report.grids_left_out:
         print(f"left out: {rows} x {columns} pieces, which do not divide the images", file=sys.stderr)
     points = [(rows * columns, top1) for (rows, columns), top1 in zip(report.grids, report.top1, strict=True)]
-    picture = draw_curves({"shuffled": points}, title=loaded.card.name, across="pieces", up="top-1, per cent", logarithmic=True)
     results = {**asdict(report), "left_out": {"val": report.left_out}}
     settings = {**settings_of_network(network_of(loaded, options)), **_settings(used, options.seed)}
-    answer(record_of_model(loaded, "shuffle", _data(val, head, train), settings, results, report.table), Path(out), as_json, picture)
+    answer(
+        record_of_model(loaded, "shuffle", _data(val, head, train), settings, results, report.table),
+        Path(out),
+        as_json,
+        lambda: draw_curves({"shuffled": points}, title=loaded.card.name, across="pieces", up="top-1, per cent", logarithmic=True),
+    )
 
 
-def _opened_head(file: Path | None, train: str | None) -> "LinearHead | None":
-    """What --head names; None where --train says what one is to be trained on."""
+def _given(head: Path | None, train: str | None, val: str) -> "tuple[LinearHead | None, Sides]":
+    """What --head names, or None where --train says what one is to be trained on; and what both sides hold, of which the classes fit."""
+    from ibot_hub.evaluation.class_folders import read_classes
     from ibot_hub.evaluation.linear_head import open_head
+    from ibot_hub.evaluation.robustness import check_known
 
-    if (file is None) == (train is None):
+    if (head is None) == (train is None):
         raise UsageError("Say --head FILE, which `ibot eval linear` writes, or --train DIR to train one, and not both.")
-    return open_head(file) if file else None
+    given = open_head(head) if head else None
+    sides = both_read(train, val) if train else (read_classes(val),) * 2
+    check_images(sides[1])
+    if given:
+        check_known(given, sides[1])
+    return given, sides
 
 
 def _trained_head(sides: "Sides", model: "Model", out: Path, options: EvaluationOptions) -> "LinearHead":
