@@ -1,6 +1,7 @@
 """What the commands of `ibot eval` ask for: a model only where it is needed, two sides that fit, an answer that is kept."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def test_a_model_is_opened_where_images_are(train: Path, features: Path, checkpo
     assert opened(None, str(features), str(features)) is None
     assert opened(checkpoint, str(features), str(features)) is None
     assert capsys.readouterr().err == ""
+    assert opened(os.path.relpath(checkpoint), str(features)) is None  # the same file by another path
     with_head = opened(checkpoint, str(features), head=True)
     assert with_head is not None
     assert with_head.head is not None

@@ -75,7 +75,7 @@ def test_numbers_of_neighbours_that_there_are_not(ibot: Ibot, train: Path, val: 
     words = ("eval", "knn", "--train", train, "--val", val, "--model", "vit_nope", "-o", tmp_path)  # told before it is fetched
     code, stdout, stderr = ibot(*words, "--k", "10,20")
     assert (code, stdout) == (2, "")
-    assert "k = 20 is asked for; there are 15 training images, so each k must be from 1 to 15." in stderr
+    assert "k is [10, 20]; there are 15 training images, so each must be from 1 to 15." in stderr
     few = class_folders(tmp_path / "few", 2)
     code, _, stderr = ibot("eval", "knn", "--train", few, "--val", val, "--model", "vit_nope", "-o", tmp_path, *SEEN)
     assert code == 2

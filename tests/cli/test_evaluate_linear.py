@@ -1,5 +1,6 @@
 """`ibot eval linear` and `parts`: reports, records, heads and curves."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_linear_of_class_folders_and_of_their_features(ibot: Ibot, sides: tuple[
     head = open_head(out / "linear.safetensors")
     assert (head.classes, head.manifest.layers, head.manifest.pool) == (("ape", "bee", "cat"), 2, "cls")
     written = json.loads((out / "linear.json").read_text())
+    assert written["results"]["head_sha256"] == hashlib.sha256((out / "linear.safetensors").read_bytes()).hexdigest()
     assert (written["settings"]["layers"], written["settings"]["pool"], written["settings"]["augment"]) == (2, "cls", False)
     assert (len(written["results"]["accuracies"]), written["results"]["top1"]) == (45, 100.0)
     features = [next((out / "features").glob(f"*-{side}-*")) for side in ("train", "val")]
@@ -39,6 +41,16 @@ def test_linear_of_class_folders_and_of_their_features(ibot: Ibot, sides: tuple[
     )
     assert of_features["results"]["accuracies"] == written["results"]["accuracies"]
     assert of_features["weights"] == written["weights"]
+
+
+def test_the_classifier_of_another_model_is_kept(ibot: Ibot, sides: tuple[Path, Path], checkpoint: str, tmp_path: Path) -> None:
+    train, val = sides
+    out = tmp_path / "eval"
+    for model in (checkpoint, "tiny"):
+        assert ibot("eval", "linear", "--train", train, "--val", val, "--model", model, "-o", out, *FAST)[0] == 0
+    [kept] = out.glob("linear-*.json")
+    assert open_head(kept.with_suffix(".safetensors")).manifest.model == json.loads(kept.read_text())["model"] == checkpoint
+    assert open_head(out / "linear.safetensors").manifest.model == "tiny"
 
 
 def test_linear_on_fresh_crops(ibot: Ibot, sides: tuple[Path, Path], checkpoint: str, tmp_path: Path) -> None:
@@ -69,12 +81,16 @@ def test_mistakes_are_told_in_a_sentence(ibot: Ibot, sides: tuple[Path, Path], c
     train, val = sides
     (val / "dog").mkdir()
     (val / "cat" / "0.png").rename(val / "dog" / "0.png")
-    features = tmp_path / "features"
+    features, single = tmp_path / "features", write_classes(tmp_path / "single", 1)
     ibot("extract-features", val, "-o", features, "--model", checkpoint, "--size", "64", "--device", "cpu")
     swin = golden / "swin_micro_w7_checkpoint.pth"
     for words, said in (
         (("linear", "--train", train, "--val", val, "--model", checkpoint), "Class 'dog' has images in "),
-        (("linear", "--train", features, "--val", features, "--augment"), "holds features, and fresh crops need the images"),
+        (("linear", "--train", features, "--val", features, "--augment"), "holds features, and the images themselves are needed"),
+        (("linear", "--train", single, "--val", single, "--model", "vit_nope"), "Each class has one training image"),
+        (("parts", "--train", single, "--val", single, "--model", "vit_nope"), "Each class has one training image"),
+        (("parts", "--train", train, "--val", features, "--model", "vit_nope"), "Class 'dog' has images in "),
+        (("parts", "--train", val, "--val", features, "--model", "vit_nope"), "holds features, and the images themselves are needed"),
         (("linear", "--train", train, "--val", val, "--held-out", "1"), "held_out is 1.0"),
         (("parts", "--train", features, "--val", features), "holds features, and the images themselves are needed"),
         (("parts", "--train", train, "--val", train, "--model", swin), "A Swin has no [CLS] token"),

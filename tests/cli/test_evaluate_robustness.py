@@ -1,13 +1,18 @@
 """`ibot eval occlusion` and `shuffle`: a head that is given, or trained there."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from ibot_hub.evaluation.linear_head import LinearHead
+from ibot_hub.features.extraction import extract
+from ibot_hub.loading import load
 from tests.class_folders import write_classes
 
 Ibot = Callable[..., tuple[int, str, str]]
@@ -53,12 +58,20 @@ def test_matplotlib_is_looked_for_before_anything_is_measured(ibot: Ibot, tmp_pa
 def test_mistakes_are_told_in_a_sentence(ibot: Ibot, sides: tuple[Path, Path], golden: Path, tmp_path: Path) -> None:
     """What needs no model is told before one is fetched: the name is wrong too."""
     train, val = sides
-    swin = golden / "swin_micro_w7_checkpoint.pth"
+    swin, features, head = golden / "swin_micro_w7_checkpoint.pth", tmp_path / "features", tmp_path / "head.safetensors"
+    few = write_classes(tmp_path / "few", 1)
+    shutil.rmtree(few / "bee")
+    manifest = extract(load("tiny", head=False), val, features, device="cpu", workers=1).manifest
+    LinearHead(torch.zeros(2, 192), torch.zeros(2), ("ape", "cat"), 0.1, manifest).save(head)
     for words, said in (
         (("shuffle", "--val", val, "--model", "vit_nope"), "Say --head FILE, which `ibot eval linear` writes, or --train DIR"),
         (("shuffle", "--val", val, "--train", train, "--head", val, "--model", "vit_nope"), "and not both"),
         (("occlusion", "--val", val, "--head", tmp_path / "none", "--model", "vit_nope"), "`ibot eval linear` writes a head"),
         (("occlusion", "--val", val, "--train", train, "--ratios", "2", "--model", "vit_nope"), "ratios is '2'"),
+        (("occlusion", "--val", few, "--train", val / "ape", "--model", "vit_nope"), "is in no class folder"),
+        (("shuffle", "--val", val, "--train", few, "--model", "vit_nope"), "Class 'bee' has images in "),
+        (("shuffle", "--val", features, "--train", train, "--model", "vit_nope"), "holds features, and the images themselves are needed"),
+        (("shuffle", "--val", val, "--head", head, "--model", "vit_nope"), "Class 'bee' of "),
         (("occlusion", "--val", val, "--train", train, "--model", swin), "A Swin has no [CLS], whose attention says"),
     ):
         code, _, stderr = ibot("eval", *words, "-o", tmp_path / "out", *SMALL)

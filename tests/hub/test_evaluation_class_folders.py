@@ -56,6 +56,11 @@ def test_what_has_no_classes_is_refused(tmp_path: Path) -> None:
         read_classes(tmp_path / "empty")
     with pytest.raises(SourceError, match="There is no "):
         read_classes(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe")
+    for once in (tmp_path / "pipe", "-"):
+        with pytest.raises(UsageError, match=r"can be read but once, .* write it to a file such as images\.txt"):
+            read_classes(once)
+    (tmp_path / "pipe").unlink()
     (tmp_path / "flat.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"flat\.png of .* is in no class folder"):
         read_classes(tmp_path)

@@ -82,7 +82,7 @@ def test_whitened_features_vary_alike_in_all_directions(capsys: pytest.CaptureFi
     assert white.T.cov(correction=0).numpy() == pytest.approx(np.eye(6), abs=1e-3)
     assert capsys.readouterr().err == ""
     few = find_whitening(features[:4])
-    assert "learnt from 4 images, fewer than the 6 numbers of a vector: it will distort" in capsys.readouterr().err
+    assert "learnt from 4 images, no more than the 6 numbers of a vector: it will distort" in capsys.readouterr().err
     assert few(features).shape == (500, 3)  # what four images can tell
     assert few(features[:4]).T.cov(correction=0).numpy() == pytest.approx(np.eye(3), abs=1e-3)
     with pytest.raises(UsageError, match="at least two images; this is 1"):

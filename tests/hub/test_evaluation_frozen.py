@@ -11,6 +11,7 @@ from ibot_hub.evaluation.frozen import Evaluation, evaluate, folder_of
 from ibot_hub.evaluation.knn import knn, ks_up_to
 from ibot_hub.evaluation.labelled import labelled, pair
 from ibot_hub.evaluation.linear import linear
+from ibot_hub.features.extraction import extract
 from ibot_hub.loading import load
 from ibot_hub.model import Model
 from tests.class_folders import class_folders
@@ -76,3 +77,12 @@ def test_two_networks_of_one_name_have_folders_of_their_own(golden: Path, model:
     student = load(golden / "vit_micro_checkpoint.pth", network="student")
     assert folder_of(model) != folder_of(student)
     assert "/" not in folder_of(model)
+
+
+def test_features_of_another_model_are_refused(golden: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """By their weights, whether there is a head to notice or not, and before anything is measured."""
+    teacher, student = (load(golden / "vit_micro_checkpoint.pth", network=network, head=False) for network in ("teacher", "student"))
+    extract(student, folders[0], tmp_path / "features", layers=2, pool="cls+mean", device="cpu", workers=1)
+    with pytest.raises(UsageError, match=r"features holds features by .*vit_micro.*, whose weights are not those of "):
+        evaluate(teacher, tmp_path / "features", folders[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -164,7 +164,7 @@ def test_features_that_are_not_finite_are_named(seen: Labelled, tmp_path: Path) 
     [
         (
             {"layers": 4},
-            "holds features of layers 1, but layers 4 is needed: `ibot extract-features .*source --layers 4` makes them",
+            r"holds features of layers 1, but layers 4 is needed: `ibot .*source --model .* --layers 4 --pool cls --size 32 --resize crop`",
         ),
         ({"layers": 4, "pool": "cls+mean"}, r"holds features of layers 1, pool cls, but layers 4, pool cls\+mean is needed"),
         ({"options": EvaluationOptions(size=64)}, "holds features of size 32, but size 64 is needed"),
@@ -199,7 +199,9 @@ def test_two_sides_have_the_classes_of_the_first(seen: Labelled, tmp_path: Path,
 
 def test_the_same_images_on_both_sides_are_told(seen: Labelled, capsys: pytest.CaptureFixture[str]) -> None:
     pair(seen, seen)
-    assert capsys.readouterr().err == f"both sides are the images of {seen.manifest.source}: each of them is found by itself\n"
+    assert capsys.readouterr().err == f"both sides are the same images, of {seen.manifest.source}: nothing new is asked\n"
+    pair(seen, replace(seen, manifest=replace(seen.manifest, listing="other")))  # such as two lists that came through a pipe
+    assert capsys.readouterr().err == ""
 
 
 def test_a_side_with_tokens_besides_fits(seen: Labelled, model: Model, images: Path, tmp_path: Path) -> None:

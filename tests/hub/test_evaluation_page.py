@@ -30,7 +30,7 @@ def evaluation(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Evalua
 
 def test_the_page_has_all_tables_and_pictures(model: Model, evaluation: Evaluation, tmp_path: Path) -> None:
     pictures = {**curves([evaluation]), **attention(model, evaluation)}
-    assert set(pictures) == {"knn.png", "attention-1.png", "attention-2.png", "attention-3.png"}
+    assert set(pictures) == {"report-knn.png", "report-attention-1.png", "report-attention-2.png", "report-attention-3.png"}
     markdown, html = (file.read_text() for file in write_page([evaluation], pictures, tmp_path / "page"))
     for record in evaluation.records:
         for row in record.table.rows:
@@ -51,7 +51,7 @@ def test_the_page_has_all_tables_and_pictures(model: Model, evaluation: Evaluati
 def test_attention_is_drawn_of_the_first_image_of_each_class(model: Model, evaluation: Evaluation) -> None:
     strips = attention(model, evaluation)
     photo = Path(evaluation.val.manifest.source) / "green" / "green_0.png"
-    assert strips["attention-2.png"].tobytes() == draw_attention(photo, attention_maps(model, photo)).tobytes()
+    assert strips["report-attention-2.png"].tobytes() == draw_attention(photo, attention_maps(model, photo)).tobytes()
 
 
 def test_two_models_stand_beside_each_other(evaluation: Evaluation) -> None:

@@ -39,7 +39,9 @@ def test_numbers_of_patches_are_the_papers_in_proportion() -> None:
 def test_images_become_means_without_the_final_norm(golden: Path, tmp_path: Path) -> None:
     model = load(golden / "vit_micro_checkpoint.pth")
     source = write_classes(tmp_path / "images", 2)
+    (source / "cat" / "2.png").write_bytes(b"no image")
     means = part_means(model, source, replace(FAST, batch_size=4))
+    assert means.left_out == 1
     assert (means.counts, means.patches, means.top.shape) == ((1, 5, 9, 16), 16, (4, 6, 128))
     assert means.classes == tuple(name for name in ANIMALS for _ in range(2))
     transform = replace(model.transform, size=64)
@@ -80,7 +82,7 @@ def test_what_does_not_fit_together_is_refused(golden: Path, tmp_path: Path) -> 
     one = synthetic(8, 1)
     with pytest.raises(UsageError, match="The training images have 16 patches and those of validation 9"):
         parts(one, replace(one, patches=9))
-    with pytest.raises(UsageError, match="Class 'z' has no training image; 1 classes"):
+    with pytest.raises(UsageError, match="Class 'z' has images in the validation side, but none in the training side"):
         parts(one, replace(one, classes=(*one.classes[:-1], "z")))
     with pytest.raises(UsageError, match=r"A Swin has no \[CLS\] token"):
         part_means(load(golden / "swin_micro_w7_checkpoint.pth"), tmp_path)

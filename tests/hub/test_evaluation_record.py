@@ -1,5 +1,6 @@
 """A record holds what a number needs to be trusted, and is on disk whole or not at all."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -56,19 +57,34 @@ def test_where_it_cannot_be_written_it_is_said(done: Record, tmp_path: Path) -> 
 
 
 def test_results_of_another_model_or_other_data_are_kept(done: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = write_record(done, tmp_path).read_text()
-    (tmp_path / "knn.png").write_text("its picture")
-    write_record(replace(done, results={}), tmp_path)  # measured again: replaced
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["knn.json", "knn.png"]
-    write_record(done, tmp_path)
-    assert capsys.readouterr().err == ""
-    for other in (replace(done, weights="ef" * 32), replace(done, data={"val": "elsewhere"})):
-        write_record(done, tmp_path)
-        write_record(other, tmp_path)
-        assert "held results of another model or of other data; they are knn-" in capsys.readouterr().err
-    kept = [path.read_text() for path in tmp_path.glob("knn-*.json")]
-    assert first in kept
-    assert [path.read_text() for path in tmp_path.glob("knn-*.png")] == ["its picture"]
+    """With the picture and the classifier of that name, and without what only begins alike."""
+    for name, other in (("model", replace(done, weights="ef" * 32)), ("data", replace(done, data={"val": "elsewhere"}))):
+        out = tmp_path / name
+        write_record(replace(done, results={}), out)
+        first = write_record(done, out).read_text()  # measured again: replaced
+        for ending in ("png", "safetensors", "old.json"):
+            (out / f"knn.{ending}").write_text(ending)
+        assert capsys.readouterr().err == ""
+        write_record(other, out)
+        digest = hashlib.sha256(first.encode()).hexdigest()[:8]
+        assert capsys.readouterr().err == (
+            f"{out / 'knn.json'} held results of another model or of other data; they are knn-tiny-{digest}.json now\n"
+        )
+        kept = {path.name.removeprefix(f"knn-tiny-{digest}"): path.read_text() for path in out.glob("knn-*")}
+        assert kept == {".json": first, ".png": "png", ".safetensors": "safetensors"}
+        assert sorted(path.name for path in out.glob("knn.*")) == ["knn.json", "knn.old.json"]
+
+
+def test_what_is_no_record_is_kept_too(done: Record, tmp_path: Path) -> None:
     (tmp_path / "knn.json").write_text("no record of ours")
     write_record(done, tmp_path)
-    assert "no record of ours" in [path.read_text() for path in tmp_path.glob("knn-other-*.json")]
+    assert [path.read_text() for path in tmp_path.glob("knn-other-*.json")] == ["no record of ours"]
+
+
+def test_what_cannot_be_moved_is_told(done: Record, tmp_path: Path) -> None:
+    text = write_record(done, tmp_path).read_bytes()
+    (tmp_path / "knn.png").write_text("")
+    (tmp_path / f"knn-tiny-{hashlib.sha256(text).hexdigest()[:8]}.png" / "in the way").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"knn\.png of other results cannot be moved \(Is a directory\); choose another --out"):
+        write_record(replace(done, weights="ef" * 32), tmp_path)
+    assert (tmp_path / "knn.json").read_bytes() == text  # which is moved last

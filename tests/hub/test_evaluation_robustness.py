@@ -46,11 +46,20 @@ def test_unchanged_images_are_told_as_their_features_are(side: Labelled, network
     report = linear(side.features, side.labels, side.features, side.labels, epochs=5, step_images=6, device="cpu")
     head = LinearHead(report.weight, report.bias, side.classes, report.rate, side.manifest)
     found = accuracies(network, head, images, same_and_black, "looking")
-    assert found.images == 12
+    assert (found.images, found.left_out) == (12, 0)
     assert found.top1["same"] == report.top1 == 100.0
     assert found.top1["black"] == pytest.approx(100 / 3)  # one class for all
     rolled = LinearHead(report.weight.roll(1, 0), report.bias.roll(1), side.classes, report.rate, side.manifest)
     assert accuracies(network, rolled, images, same_and_black, "looking").top1["same"] == 0.0
+
+
+def test_images_that_cannot_be_read_are_counted(side: Labelled, network: Network, tmp_path: Path) -> None:
+    images = write_classes(tmp_path / "images")
+    for name in ("ape/0.png", "cat/3.png"):
+        (images / name).write_bytes(b"no image")
+    head = LinearHead(torch.zeros(3, side.features.shape[1]), torch.zeros(3), side.classes, 0.1, side.manifest)
+    found = accuracies(network, head, images, same_and_black, "looking")
+    assert (found.images, found.left_out) == (10, 2)
 
 
 def test_what_the_head_does_not_know_is_refused(side: Labelled, network: Network, images: Path, golden: Path) -> None:

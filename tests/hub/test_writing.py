@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ibot_hub.errors import StoreError
-from ibot_hub.writing import plain_name, whole
+from ibot_hub.writing import whole
 
 
 def test_a_file_and_its_folder_appear_at_the_end(tmp_path: Path) -> None:
@@ -57,8 +57,3 @@ def test_where_it_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(StoreError, match=r"late cannot be written \(No space left on device\)"), whole(tmp_path / "late") as partial:
         partial.touch()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_a_name_that_every_system_takes() -> None:
-    assert plain_name("hf-hub:org/my model (2).pth") == "hf-hub-org-my-model-2-.pth"
-    assert plain_name("/../a_b.") == "a_b"
